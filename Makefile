@@ -1,0 +1,80 @@
+# Needs Python 3.11 or newer and make, nothing else. PYTHON=… chooses the interpreter.
+
+VENV := .venv
+BIN := $(VENV)/bin
+READY := $(VENV)/.ready
+FRESH := build/gen
+IMAGE := $(FRESH)/paymesh/descriptors.binpb
+
+PYTHON ?= $(shell for p in python3 python3.14 python3.13 python3.12 python3.11; do \
+	$$p -c 'import sys; sys.exit(sys.version_info < (3, 11))' 2>/dev/null && echo $$p && break; \
+	done)
+
+.DEFAULT_GOAL := help
+.PHONY: help setup gen fresh gen-check lint format types breaking test check demo bench faults \
+	lock clean
+
+help: ## this list
+	@awk -F ':.*## ' '/^[a-z-]+:.*## / {printf "  make %-10s %s\n", $$1, $$2}' Makefile
+
+setup: $(READY) ## make .venv from requirements.lock (by itself before everything else here)
+
+# The one source package in the lock is built with the locked setuptools, not the newest one.
+$(READY): requirements.lock pyproject.toml
+	@test -n "$(PYTHON)" || { echo "Paymesh needs Python 3.11 or newer; name it: make PYTHON=…"; exit 1; }
+	@test -x $(BIN)/python || $(PYTHON) -m venv $(VENV)
+	@sed -n '/^setuptools==/,/# via/p' requirements.lock > $(VENV)/setuptools.lock
+	$(BIN)/python -m pip install -q --disable-pip-version-check --require-hashes \
+		-r $(VENV)/setuptools.lock
+	$(BIN)/python -m pip install -q --disable-pip-version-check --require-hashes \
+		--no-build-isolation -r requirements.lock
+	$(BIN)/python -m pip install -q --disable-pip-version-check --no-deps \
+		--no-build-isolation --editable .
+	@touch $@
+
+gen: setup ## generate gen/ from protos/
+	$(BIN)/python tools/gen.py
+
+fresh: setup
+	@$(BIN)/python tools/gen.py --out $(FRESH)
+
+gen-check: fresh ## gen/ is what protos/ give
+	@diff -rq -x __pycache__ gen $(FRESH) || { echo "gen/ is stale: run make gen"; exit 1; }
+
+lint: fresh ## style, layers and contracts
+	$(BIN)/ruff check
+	$(BIN)/ruff format --check
+	$(BIN)/lint-imports --no-cache
+	$(BIN)/buf lint $(IMAGE)
+
+format: setup ## put style right where a tool can
+	$(BIN)/ruff check --fix
+	$(BIN)/ruff format
+
+types: setup ## mypy --strict
+	$(BIN)/mypy
+
+breaking: fresh ## no contract of main is broken
+	@$(BIN)/python tools/breaking.py $(IMAGE)
+
+test: setup ## the fast tests
+	$(BIN)/pytest tests -m "not slow"
+
+check: lint types gen-check breaking test ## what CI runs
+
+demo: setup ## the mesh, and a first payment through it
+	$(BIN)/paymesh demo
+
+bench: setup ## measure
+	$(BIN)/python -m bench
+
+faults: setup ## kill and cut, then compare the books
+	$(BIN)/pytest tests/faults -m slow
+
+lock: ## pin pyproject.toml's dependencies anew (needs uv)
+	uv --no-config pip compile pyproject.toml --extra dev --universal --python-version 3.11 \
+		--generate-hashes --no-emit-index-url --no-emit-find-links \
+		--custom-compile-command "make lock" --quiet --output-file requirements.lock
+
+clean: ## remove what make made
+	rm -rf $(VENV) build dist .mypy_cache .pytest_cache .ruff_cache .hypothesis

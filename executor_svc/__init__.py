@@ -1,0 +1,1 @@
+"""The only service that moves money at the PSP."""

@@ -1,0 +1,225 @@
+"""The PSP, as the executor sees it: calls in, domain answers out.
+
+Nothing is retried here: what is not known is found out by the ladder (runner.py). Texts
+of the PSP are cut to what the table holds, and those of its errors are left behind.
+"""
+
+from __future__ import annotations
+
+import asyncio
+from collections.abc import AsyncGenerator, Iterable, Sequence
+from typing import NamedTuple
+
+import grpc
+import structlog
+from paymesh.common.v1 import money_pb2
+from paymesh.psp.v1 import psp_service_pb2 as pb
+from paymesh.psp.v1 import psp_service_pb2_grpc as pb_grpc
+
+from executor_svc.domain import (
+    Answer,
+    Captured,
+    DeclineCategory,
+    Declined,
+    NoAnswer,
+    NotFound,
+    Operation,
+    Pending,
+    Refused,
+)
+from mesh import money
+from mesh.errors import MeshError, Reason, dependency_down
+from mesh.money import Money
+from mesh.status import from_rpc_error, from_status
+
+log = structlog.get_logger()
+
+Answers = list[tuple[str, Answer]]
+"""Answers by our own keys, as they came together."""
+
+# A PSP's name and key window change when its adapter is configured anew.
+REFRESH_S = 60.0
+
+_MAX_TEXT_CHARACTERS = 255
+
+# The PSP's typed refusals: it did nothing because of this call. The two that the contract
+# names, and the finer words for VALIDATION_FAILED that the mesh has.
+_REFUSALS = frozenset(
+    {
+        Reason.VALIDATION_FAILED,
+        Reason.OPERATION_CONFLICT,
+        Reason.UNKNOWN_CURRENCY,
+        Reason.CARD_NUMBER_REFUSED,
+    }
+)
+
+
+class Capabilities(NamedTuple):
+    """What the executor needs to know of the PSP.
+
+    source: its stable name in our books. safe_s: how long after its first send a key may
+    be sent again, in seconds: half of the time that the PSP surely remembers it, so that a
+    call that is long under way still meets that memory.
+    """
+
+    source: str
+    safe_s: float
+
+
+class Psp:
+    """Calls to the PSP adapter. Belongs to one event loop."""
+
+    def __init__(
+        self, channel: grpc.aio.Channel, *, look_up_deadline_s: float, key_window_s: float
+    ) -> None:
+        """key_window_s: used if the adapter does not say less."""
+        self._stub = pb_grpc.PspServiceStub(channel)
+        self._look_up_deadline_s = look_up_deadline_s
+        self._key_window_s = key_window_s
+        self._known: Capabilities | None = None
+        self._known_until = 0.0
+        self._asking: asyncio.Task[Capabilities] | None = None
+
+    async def capabilities(self) -> Capabilities:
+        """What is known of the PSP, at most a minute old, or older while it can't be asked.
+
+        Errors: DEPENDENCY_DOWN if it could never be asked.
+        """
+        if self._known is None:
+            return await self.ask_capabilities()
+        if asyncio.get_running_loop().time() > self._known_until:
+            self._ask()
+        return self._known
+
+    async def ask_capabilities(self) -> Capabilities:
+        """What the PSP says now. Errors: DEPENDENCY_DOWN. Concurrent callers share a call."""
+        return await asyncio.shield(self._ask())
+
+    def _ask(self) -> asyncio.Task[Capabilities]:
+        if self._asking is None:
+            self._asking = asyncio.create_task(self._get_capabilities())
+            self._asking.add_done_callback(self._asked)
+        return self._asking
+
+    def _asked(self, task: asyncio.Task[Capabilities]) -> None:
+        self._asking = None
+        if not task.cancelled() and (error := task.exception()) is not None:
+            log.warning("psp_capabilities_unknown", error=str(error))
+
+    async def _get_capabilities(self) -> Capabilities:
+        try:
+            answer = await self._stub.GetCapabilities(
+                pb.GetCapabilitiesRequest(), timeout=self._look_up_deadline_s
+            )
+        except grpc.RpcError as error:
+            raise dependency_down("the PSP") from error
+        source = _text(answer.source)
+        window_s = min(answer.key_window.ToMicroseconds() / 1_000_000, self._key_window_s)
+        if not source or window_s <= 0:
+            raise MeshError(
+                Reason.DEPENDENCY_DOWN,
+                "the PSP adapter does not say what its name is and how long it remembers a key",
+            )
+        self._known = Capabilities(source, window_s / 2)
+        self._known_until = asyncio.get_running_loop().time() + REFRESH_S
+        return self._known
+
+    async def charge(
+        self, items: Iterable[tuple[str, Operation]], timeout_s: float
+    ) -> AsyncGenerator[Answers, None]:
+        """Charges the operations, each under its key; yields what is known as it comes.
+
+        Ends with the PSP's stream, after which whatever was not answered is unknown.
+        Raises MeshError if the call as a whole fails, with the same meaning.
+        """
+        request = pb.ChargeRequest(
+            items=[
+                pb.ChargeItem(
+                    idempotency_key=key,
+                    operation_id=operation.operation_id.hex,
+                    order_id=operation.order_id.hex,
+                    payment_method=operation.payment_method,
+                    amount=money_pb2.Money(
+                        amount_minor=operation.amount_minor,
+                        currency_code=operation.currency_code,
+                    ),
+                )
+                for key, operation in items
+            ]
+        )
+        call = self._stub.Charge(request, timeout=timeout_s)
+        try:
+            async for response in call:
+                yield [(o.idempotency_key, _answer(o)) for o in response.outcomes]
+        except grpc.RpcError as error:
+            raise from_rpc_error(error) from error
+        finally:
+            call.cancel()
+
+    async def look_up(self, keys: Sequence[str]) -> AsyncGenerator[Answers, None]:
+        """Asks what became of keys; otherwise as `charge`."""
+        request = pb.LookUpRequest(idempotency_keys=keys)
+        call = self._stub.LookUp(request, timeout=self._look_up_deadline_s)
+        try:
+            async for response in call:
+                yield [(r.idempotency_key, _answer(r)) for r in response.results]
+        except grpc.RpcError as error:
+            raise from_rpc_error(error) from error
+        finally:
+            call.cancel()
+
+
+def _answer(told: pb.ChargeOutcome | pb.LookUpResult) -> Answer:
+    match told.WhichOneof("result"):
+        case "captured":
+            captured = told.captured
+            return Captured(
+                Money(captured.amount.amount_minor, _text(captured.amount.currency_code)),
+                _text(captured.psp_reference),
+                _fee(captured.fee) if captured.HasField("fee") else None,
+            )
+        case "declined":
+            declined = told.declined
+            return Declined(
+                _category(declined.category), _text(declined.code), _text(declined.psp_reference)
+            )
+        case "pending":
+            return Pending(_text(told.pending.psp_reference))
+        case "not_found":
+            return NotFound()
+        case "error":
+            return _error(from_status(told.error))
+        case _:
+            return NoAnswer("an empty answer")
+
+
+def _error(error: MeshError) -> Answer:
+    if error.reason not in _REFUSALS:
+        return NoAnswer(error.code.name)
+    fields = [violation.field for violation in error.violations]
+    named = ", ".join(fields) or error.metadata.get("fields", "")
+    return Refused(_text(f"{error.reason} ({named})" if named else error.reason.value))
+
+
+def _category(number: int) -> DeclineCategory:
+    """A category that is newer than this executor, or none, says only that it is a no."""
+    try:
+        return DeclineCategory(number)
+    except ValueError:
+        return DeclineCategory.GENERIC
+
+
+def _fee(fee: money_pb2.Money) -> Money | None:
+    """A fee that can't be booked is left to the settlement file, which tells it again."""
+    in_range = 0 <= fee.amount_minor <= money.MAX_AMOUNT_MINOR
+    if not in_range or money.exponent(fee.currency_code) is None:
+        log.warning("psp_fee_left_out")
+        return None
+    return Money(fee.amount_minor, fee.currency_code)
+
+
+def _text(text: str) -> str:
+    """What PostgreSQL takes as text, and not too much of it."""
+    if len(text) > _MAX_TEXT_CHARACTERS:
+        text = text[:_MAX_TEXT_CHARACTERS]
+    return text.replace("\0", "") if "\0" in text else text

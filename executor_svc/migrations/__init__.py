@@ -1,0 +1,1 @@
+"""The schema of executor_svc, step by step."""

@@ -1,0 +1,133 @@
+"""The transactions of executor_svc: one function, one commit, a list.
+
+Everything that is written goes through `write`, which the process's one writer calls:
+intents, resends and findings that wait together are one commit.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from typing import Final, NamedTuple
+from uuid import UUID
+
+import structlog
+from sqlalchemy.ext.asyncio import AsyncConnection
+
+from executor_svc import store
+from executor_svc.domain import FORGOTTEN, OVERDUE, UNKNOWN, Finding, Operation, Stored
+from mesh.db import Database
+from mesh.errors import MeshError, Reason
+
+log = structlog.get_logger()
+
+
+class Intent(NamedTuple):
+    """The operation is about to be sent for the first time, to the PSP named `source`."""
+
+    operation: Operation
+    source: str
+
+
+class Resend(NamedTuple):
+    """The operation is about to be sent again under the same key.
+
+    safe_s: how long after the first send that is safe, in seconds.
+    """
+
+    operation_id: UUID
+    safe_s: float
+
+
+class Found(NamedTuple):
+    """The PSP gave evidence."""
+
+    operation_id: UUID
+    finding: Finding
+
+
+class Unresolved(NamedTuple):
+    """The PSP gave no evidence; not_found: it said that it does not know the key.
+
+    safe_s: how long after the first send a resend is safe; then the operation is parked.
+    """
+
+    operation_id: UUID
+    not_found: bool
+    safe_s: float
+
+
+Write = Intent | Resend | Found | Unresolved
+
+
+class MaySend(NamedTuple):
+    """The intent or the resend is committed: the call may follow, soon."""
+
+
+MAY_SEND: Final = MaySend()
+
+Written = MaySend | Stored
+"""What came of a write: leave to send, or how the operation stands and so is to be told."""
+
+
+async def write(database: Database, writes: Sequence[Write]) -> list[Written | MeshError]:
+    """Writes the list in one commit and says for each item what came of it.
+
+    Idempotent on operation_id. An Intent may send if its row is new; a Resend, if the
+    state is one to resend in and its time is not over, by the database's clock. Whatever
+    moves nothing, because another writer was first or the state is terminal, is answered
+    with the row as it is stored. Errors: those of Database.commit; of an item, INTERNAL
+    for an operation whose row is gone (a database restored to an earlier time).
+    """
+    intents = [(w.operation, w.source) for w in writes if isinstance(w, Intent)]
+    resends = [(w.operation_id, w.safe_s) for w in writes if isinstance(w, Resend)]
+    found = [w for w in writes if isinstance(w, Found)]
+    unresolved = [w for w in writes if isinstance(w, Unresolved)]
+
+    async def work(connection: AsyncConnection) -> list[Written | MeshError]:
+        inserted = await store.insert(connection, intents)
+        resent = await store.mark_resent(connection, resends)
+        overdue = await store.read_overdue(
+            connection, [(w.operation_id, w.safe_s) for w in unresolved]
+        )
+        findings = {w.operation_id: _lack_of_evidence(w, overdue) for w in unresolved}
+        findings.update((w.operation_id, w.finding) for w in found)  # evidence goes before
+        stored = await store.record(connection, list(findings.items()))
+        clear = [_may_send(w, inserted, resent) for w in writes]
+        untold = {_key(w) for w, may_send in zip(writes, clear, strict=True) if not may_send}
+        stored |= await store.read(connection, list(untold - stored.keys()))
+        return [
+            MAY_SEND if may_send else stored.get(_key(w)) or _row_gone(w)
+            for w, may_send in zip(writes, clear, strict=True)
+        ]
+
+    return await database.commit("executor.write", work)
+
+
+async def find(database: Database, operation_ids: Sequence[UUID]) -> dict[UUID, Stored]:
+    """The stored operations of these ids. Errors: those of Database.read."""
+
+    async def work(connection: AsyncConnection) -> dict[UUID, Stored]:
+        return await store.read(connection, operation_ids)
+
+    return await database.read("executor.find", work)
+
+
+def _key(write: Write) -> UUID:
+    return write.operation.operation_id if isinstance(write, Intent) else write.operation_id
+
+
+def _may_send(write: Write, inserted: set[UUID], resent: set[UUID]) -> bool:
+    if isinstance(write, Intent):
+        return write.operation.operation_id in inserted
+    return isinstance(write, Resend) and write.operation_id in resent
+
+
+def _lack_of_evidence(write: Unresolved, overdue: set[UUID]) -> Finding:
+    if write.operation_id not in overdue:
+        return UNKNOWN
+    return FORGOTTEN if write.not_found else OVERDUE
+
+
+def _row_gone(write: Write) -> MeshError:
+    log.error("operation_gone", operation_id=_key(write).hex)
+    return MeshError(Reason.INTERNAL, "the operation is not stored any more")

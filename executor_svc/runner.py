@@ -1,0 +1,128 @@
+"""Who is under way in this process, and who wants to be told.
+
+An operation has one run at a time: whoever submits it meanwhile joins that run. A run
+belongs to no caller; one that goes away stops nothing. Two replicas may drive one operation
+at once: see docs/decisions/0003-executor-has-no-leases.md.
+"""
+
+from __future__ import annotations
+
+import asyncio
+from collections.abc import Sequence
+from dataclasses import dataclass
+from typing import Protocol
+from uuid import UUID
+
+import structlog
+
+from executor_svc import domain
+from executor_svc.clients import Psp
+from executor_svc.domain import Operation, Stored
+from executor_svc.ladder import Ladder, Run, conflict
+from executor_svc.operations import Write, Written
+from mesh import ids
+from mesh.batching import Writer
+from mesh.db import Database
+from mesh.errors import MeshError, Reason
+
+log = structlog.get_logger()
+
+MAX_RUNS = 100_000
+"""Operations under way at once; some kilobytes each. More are refused as OVERLOADED."""
+
+
+class Listener(Protocol):
+    """Whoever submitted operations and wants to be told."""
+
+    def acknowledge(self, list_id: int) -> None:
+        """The list's intents are committed, or will never be."""
+
+    def tell(self, operation_id: UUID, result: Stored | MeshError, detail: str) -> None:
+        """How an operation stands, committed; detail: why nothing more is known."""
+
+
+@dataclass(slots=True, eq=False, kw_only=True)
+class _Run(Run):
+    """started: by the loop's clock. intended: see Ladder.begin."""
+
+    started: float
+    intended: asyncio.Future[None]
+    listeners: list[Listener]
+
+
+class Runner:
+    """The operations under way in this process. Belongs to one event loop."""
+
+    def __init__(
+        self,
+        database: Database,
+        writer: Writer[Write, Written],
+        psp: Psp,
+        *,
+        psp_deadline_s: float,
+        backoff_s: float,
+    ) -> None:
+        """See Ladder."""
+        self._ladder = Ladder(
+            database,
+            writer,
+            psp,
+            psp_deadline_s=psp_deadline_s,
+            backoff_s=backoff_s,
+            finish=self._finish,
+        )
+        self._runs: dict[UUID, _Run] = {}
+
+    def submit(self, listener: Listener, list_id: int, asked: Sequence[Operation]) -> None:
+        """Starts or joins the operations' runs. Never blocks.
+
+        The listener is told once for each operation, and once of the list itself.
+        """
+        loop = asyncio.get_running_loop()
+        started = loop.time()
+        intended: asyncio.Future[None] = loop.create_future()
+        awaited = {intended}
+        runs: list[Run] = []
+        for operation in asked:
+            run = self._runs.get(operation.operation_id)
+            if run is None and len(self._runs) >= MAX_RUNS:
+                listener.tell(operation.operation_id, _overloaded(), "")
+            elif run is None:
+                run = _Run(
+                    operation=operation,
+                    psp_key=ids.psp_key(operation.operation_id).hex,
+                    started=started,
+                    intended=intended,
+                    listeners=[listener],
+                )
+                self._runs[operation.operation_id] = run
+                runs.append(run)
+            elif fields := domain.differences(operation, run.operation):
+                listener.tell(operation.operation_id, conflict(fields), "")
+            else:
+                run.listeners.append(listener)
+                awaited.add(run.intended)
+        asyncio.gather(*awaited).add_done_callback(lambda _: listener.acknowledge(list_id))
+        self._ladder.begin(runs, intended)
+
+    def _finish(self, finished: Run, result: Stored | MeshError) -> None:
+        """Tells the listeners and logs. A run that is over already stays as it was told."""
+        operation = finished.operation
+        run = self._runs.get(operation.operation_id)
+        if run is not finished:
+            return
+        del self._runs[operation.operation_id]
+        for listener in run.listeners:
+            listener.tell(operation.operation_id, result, run.detail)
+        log.info(
+            "operation",
+            operation_id=operation.operation_id.hex,
+            order_id=operation.order_id.hex,
+            payment_id=operation.payment_id.hex,
+            state=result.reason.value if isinstance(result, MeshError) else result.state.name,
+            ms=round((asyncio.get_running_loop().time() - run.started) * 1000, 1),
+        )
+
+
+def _overloaded() -> MeshError:
+    return MeshError(Reason.OVERLOADED, "too many operations are under way", retry_delay_s=1.0)

@@ -1,0 +1,236 @@
+"""paymesh.executor.v1.ExecutorService: proto → domain → runner → proto."""
+
+from __future__ import annotations
+
+import asyncio
+from collections.abc import AsyncIterator
+from typing import Any
+from uuid import UUID
+
+import grpc
+from google.protobuf.timestamp_pb2 import Timestamp
+from paymesh.common.v1 import money_pb2
+from paymesh.executor.v1 import executor_service_pb2 as pb
+from paymesh.executor.v1 import executor_service_pb2_grpc as pb_grpc
+from paymesh.payment.v1 import payment_pb2
+
+from executor_svc.domain import Kind, Operation, Source, State, Stored
+from executor_svc.runner import Runner
+from mesh import ids, money
+from mesh.cards import refuse_card_numbers
+from mesh.errors import MeshError, Reason, Violation, validation_failed
+from mesh.money import Money
+from mesh.status import to_status
+from mesh.validation import check
+
+Context = grpc.aio.ServicerContext[Any, Any]
+
+# One message, of some 200 bytes an outcome, stays far below what a channel takes.
+MAX_OUTCOMES = 1000
+
+# An operation_id that is not one is given back as it came, but not at any length.
+_MAX_ID_CHARACTERS = 64
+
+
+class ExecutorServicer(pb_grpc.ExecutorServiceServicer):
+    """Standing streams onto one runner."""
+
+    def __init__(self, runner: Runner) -> None:
+        self._runner = runner
+        self._streams: set[_Stream] = set()
+        self._draining = False
+
+    async def Execute(
+        self, request_iterator: AsyncIterator[pb.ExecuteRequest], context: Context
+    ) -> AsyncIterator[pb.ExecuteResponse]:
+        stream = _Stream()
+        reader = asyncio.create_task(self._read(request_iterator, stream))
+        reader.add_done_callback(stream.read_to_end)
+        self._streams.add(stream)
+        if self._draining:
+            stream.end()
+        try:
+            async for response in stream.responses():
+                yield response
+        finally:
+            self._streams.discard(stream)
+            reader.cancel()
+
+    def drain(self) -> None:
+        """Takes no more lists; each stream ends when what it brought is answered.
+
+        What a caller sent meanwhile is not answered, and so is sent again elsewhere.
+        """
+        self._draining = True
+        for stream in self._streams:
+            stream.end()
+
+    async def _read(
+        self, request_iterator: AsyncIterator[pb.ExecuteRequest], stream: _Stream
+    ) -> None:
+        """Submits what comes, until the caller has no more."""
+        async for request in request_iterator:
+            if stream.ended:
+                return
+            self._submit(request, stream)
+
+    def _submit(self, request: pb.ExecuteRequest, stream: _Stream) -> None:
+        error = check(request)  # of the list as such
+        if error is not None:
+            raise error
+        stream.expect(len(request.operations))
+        operations: list[Operation] = []
+        for item in request.operations:
+            operation = _operation(item)
+            if isinstance(operation, MeshError):
+                stream.refuse(item.operation_id[:_MAX_ID_CHARACTERS], operation)
+            else:
+                operations.append(operation)
+        self._runner.submit(stream, request.list_id, operations)
+
+
+class _Stream:
+    """What one stream is to be told: filled by the runner, emptied into responses.
+
+    Whatever waits when the caller is ready for a message travels in one.
+    """
+
+    def __init__(self) -> None:
+        self.ended = False
+        self._error: BaseException | None = None
+        self._expected = 0
+        self._list_ids: list[int] = []
+        self._outcomes: list[pb.OperationOutcome] = []
+        self._wake = asyncio.Event()
+
+    def expect(self, operations: int) -> None:
+        """One more list, with so many operations, has to be answered."""
+        self._expected += 1 + operations
+
+    def acknowledge(self, list_id: int) -> None:
+        """See runner.Listener."""
+        self._list_ids.append(list_id)
+        self._wake.set()
+
+    def tell(self, operation_id: UUID, result: Stored | MeshError, detail: str) -> None:
+        """See runner.Listener."""
+        if isinstance(result, MeshError):
+            self.refuse(operation_id.hex, result)
+        else:
+            self._outcomes.append(_outcome(result, detail))
+            self._wake.set()
+
+    def refuse(self, operation_id: str, error: MeshError) -> None:
+        """An operation's outcome is an error."""
+        self._outcomes.append(
+            pb.OperationOutcome(operation_id=operation_id, error=to_status(error))
+        )
+        self._wake.set()
+
+    def read_to_end(self, reader: asyncio.Task[None]) -> None:
+        """The caller has no more, has gone, or sent what can't be read."""
+        self.end(None if reader.cancelled() else reader.exception())
+
+    def end(self, error: BaseException | None = None) -> None:
+        """Nothing more is expected; an error ends the stream before what is outstanding."""
+        if not self.ended:
+            self.ended = True
+            self._error = error
+            self._wake.set()
+
+    async def responses(self) -> AsyncIterator[pb.ExecuteResponse]:
+        """Yields until everything expected is told. Raises the error that ended the stream."""
+        while True:
+            if self._error is not None:
+                raise self._error
+            if self._list_ids or self._outcomes:
+                outcomes, self._outcomes = (
+                    self._outcomes[:MAX_OUTCOMES],
+                    self._outcomes[MAX_OUTCOMES:],
+                )
+                list_ids, self._list_ids = self._list_ids, []
+                self._expected -= len(list_ids) + len(outcomes)
+                yield pb.ExecuteResponse(committed_list_ids=list_ids, outcomes=outcomes)
+            elif self.ended and not self._expected:
+                return
+            else:
+                self._wake.clear()
+                await self._wake.wait()
+
+
+def _operation(item: pb.OperationItem) -> Operation | MeshError:
+    error = check(item) or refuse_card_numbers(item)
+    if error is not None:
+        return error
+    violations: list[Violation] = []
+    if item.amount.amount_minor < 1:
+        violations.append(Violation("amount.amount_minor", "must be at least 1"))
+    if "\0" in item.payment_method:
+        violations.append(Violation("payment_method", "must not hold a NUL"))
+    if violations:
+        return validation_failed(*violations)
+    if money.exponent(item.amount.currency_code) is None:
+        return MeshError(
+            Reason.UNKNOWN_CURRENCY,
+            "the currency is not money in use by ISO 4217",
+            violations=[Violation("amount.currency_code", "not money in use by ISO 4217")],
+        )
+    return Operation(
+        ids.parse(item.operation_id),
+        ids.parse(item.payment_id),
+        ids.parse(item.order_id),
+        Kind(item.kind),
+        item.amount.amount_minor,
+        item.amount.currency_code,
+        item.payment_method,
+    )
+
+
+def _outcome(stored: Stored, detail: str) -> pb.OperationOutcome:
+    outcome = pb.OperationOutcome(operation_id=stored.operation.operation_id.hex)
+    match stored.state:
+        case State.CAPTURED:
+            outcome.captured.CopyFrom(_captured(stored))
+        case State.DECLINED:
+            outcome.declined.CopyFrom(_declined(stored))
+        case State.PENDING:
+            outcome.pending.psp_reference = stored.psp_reference
+            outcome.pending.SetInParent()
+        case State.PARKED | State.PARKED_UNKNOWN:
+            outcome.parked.attention_reason = stored.attention_reason
+            outcome.parked.poll = stored.state is State.PARKED_UNKNOWN
+            outcome.parked.psp_reference = stored.psp_reference
+        case State.SENT | State.UNKNOWN:
+            outcome.unknown.detail = detail
+            outcome.unknown.SetInParent()
+    return outcome
+
+
+def _captured(stored: Stored) -> pb.Captured:
+    outcome_time = Timestamp()
+    outcome_time.FromDatetime(stored.change_time)
+    return pb.Captured(
+        amount=_money(stored.operation.amount),
+        psp_reference=stored.psp_reference,
+        fee=None if stored.fee is None else _money(stored.fee),
+        source=stored.source,
+        evidence=_evidence(stored.evidence),
+        outcome_time=outcome_time,
+    )
+
+
+def _declined(stored: Stored) -> pb.Declined:
+    return pb.Declined(
+        category=payment_pb2.DeclineCategory.ValueType(stored.decline_category or 0),
+        code=stored.decline_code,
+        psp_reference=stored.psp_reference,
+        evidence=_evidence(stored.evidence),
+    )
+
+
+def _evidence(source: Source) -> payment_pb2.EvidenceSource.ValueType:
+    return payment_pb2.EvidenceSource.ValueType(source)
+
+
+def _money(amount: Money) -> money_pb2.Money:
+    return money_pb2.Money(amount_minor=amount.amount_minor, currency_code=amount.currency_code)

@@ -1,0 +1,237 @@
+"""The table of executor_svc and its SQL; set-wise, one statement a list.
+
+What another process wrote at the same time is read in a statement after the conditional
+one: neither ON CONFLICT DO NOTHING nor an UPDATE whose condition failed returns it.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Mapping, Sequence
+from typing import Any
+from uuid import UUID
+
+from sqlalchemy import text
+from sqlalchemy.ext.asyncio import AsyncConnection
+
+from executor_svc.domain import (
+    MOVES,
+    RESENDABLE,
+    DeclineCategory,
+    Finding,
+    Kind,
+    Operation,
+    Outcome,
+    Source,
+    State,
+    Stored,
+)
+from mesh import ids
+from mesh.money import Money
+
+_COLUMNS = """
+o.operation_id, o.payment_id, o.order_id, o.kind, o.amount_minor, o.currency, o.payment_method,
+o.state, o.source, o.evidence, o.psp_reference, o.captured_minor, o.captured_currency,
+o.fee_minor, o.fee_currency, o.decline_category, o.decline_code, o.attention_reason, o.change_time
+"""
+
+_INSERT = text("""
+INSERT INTO operation (operation_id, payment_id, order_id, kind, amount_minor, currency,
+                       payment_method, psp_key, source, state, send_count)
+SELECT x.*, :sent, 1
+FROM unnest(cast(:operation_ids AS uuid[]), cast(:payment_ids AS uuid[]),
+            cast(:order_ids AS uuid[]), cast(:kinds AS smallint[]),
+            cast(:amounts AS bigint[]), cast(:currencies AS text[]),
+            cast(:payment_methods AS text[]), cast(:psp_keys AS uuid[]),
+            cast(:sources AS text[])) AS x
+ON CONFLICT (operation_id) DO NOTHING
+RETURNING operation_id
+""")
+
+_READ = text(f"""
+SELECT {_COLUMNS}
+FROM operation o
+WHERE o.operation_id = ANY(cast(:operation_ids AS uuid[]))
+""")
+
+_MARK_RESENT = text("""
+UPDATE operation o
+SET send_count = o.send_count + 1, change_time = paymesh_now()
+FROM unnest(cast(:operation_ids AS uuid[]), cast(:safe_seconds AS double precision[]))
+  AS x (operation_id, safe_seconds)
+WHERE o.operation_id = x.operation_id
+  AND o.state = ANY(cast(:resendable AS smallint[]))
+  AND paymesh_now() < o.first_send_time + make_interval(secs => x.safe_seconds)
+RETURNING o.operation_id
+""")
+
+_READ_OVERDUE = text("""
+SELECT o.operation_id
+FROM unnest(cast(:operation_ids AS uuid[]), cast(:safe_seconds AS double precision[]))
+  AS x (operation_id, safe_seconds)
+JOIN operation o USING (operation_id)
+WHERE paymesh_now() >= o.first_send_time + make_interval(secs => x.safe_seconds)
+""")
+
+# The states that a finding moves are a set of bits in the row of its own, and not a join
+# with the table of states: the condition is checked again on the newest version of a row
+# that a concurrent transaction has just changed, but a join is not made again.
+_RECORD = text(f"""
+UPDATE operation o
+SET state = x.state,
+    evidence = x.evidence,
+    psp_reference = coalesce(nullif(x.psp_reference, ''), o.psp_reference),
+    captured_minor = x.captured_minor,
+    captured_currency = x.captured_currency,
+    fee_minor = x.fee_minor,
+    fee_currency = x.fee_currency,
+    decline_category = x.decline_category,
+    decline_code = x.decline_code,
+    attention_reason = x.attention_reason,
+    change_time = paymesh_now()
+FROM unnest(cast(:operation_ids AS uuid[]), cast(:states AS smallint[]),
+            cast(:origins AS integer[]), cast(:evidence AS smallint[]),
+            cast(:psp_references AS text[]), cast(:captured AS bigint[]),
+            cast(:captured_currencies AS text[]), cast(:fees AS bigint[]),
+            cast(:fee_currencies AS text[]), cast(:decline_categories AS smallint[]),
+            cast(:decline_codes AS text[]), cast(:attention_reasons AS text[]))
+  AS x (operation_id, state, origins, evidence, psp_reference, captured_minor,
+        captured_currency, fee_minor, fee_currency, decline_category, decline_code,
+        attention_reason)
+WHERE o.operation_id = x.operation_id AND (x.origins >> o.state) & 1 = 1
+RETURNING {_COLUMNS}
+""")
+
+_RESENDABLE = sorted(RESENDABLE)
+
+# For each outcome: the state it leads to, and a set of bits, one for each state it moves.
+_MOVES: Mapping[Outcome, tuple[int, int]] = {
+    outcome: (int(move.target), sum(1 << state for state in move.origins))
+    for outcome, move in MOVES.items()
+}
+
+
+async def insert(
+    connection: AsyncConnection, intents: Sequence[tuple[Operation, str]]
+) -> set[UUID]:
+    """Stores operations as SENT, once, each with the PSP's source name.
+
+    Returns the ids that were new. Of the others a row is stored, and a later statement of
+    the same transaction can see it. An id may come twice.
+    """
+    if not intents:
+        return set()
+    ordered = sorted(intents)  # one order of locks for everybody
+    operations = [operation for operation, _ in ordered]
+    rows = await connection.execute(
+        _INSERT,
+        {
+            "sent": int(State.SENT),
+            "operation_ids": [o.operation_id for o in operations],
+            "payment_ids": [o.payment_id for o in operations],
+            "order_ids": [o.order_id for o in operations],
+            "kinds": [int(o.kind) for o in operations],
+            "amounts": [o.amount_minor for o in operations],
+            "currencies": [o.currency_code for o in operations],
+            "payment_methods": [o.payment_method for o in operations],
+            "psp_keys": [ids.psp_key(o.operation_id) for o in operations],
+            "sources": [source for _, source in ordered],
+        },
+    )
+    return set(rows.scalars())
+
+
+async def read(connection: AsyncConnection, operation_ids: Sequence[UUID]) -> dict[UUID, Stored]:
+    """The stored operations of these ids."""
+    if not operation_ids:
+        return {}
+    rows = await connection.execute(_READ, {"operation_ids": list(operation_ids)})
+    return {row.operation_id: _stored(row) for row in rows}
+
+
+async def mark_resent(
+    connection: AsyncConnection, resends: Sequence[tuple[UUID, float]]
+) -> set[UUID]:
+    """Counts one more send of the operations that may be sent again.
+
+    Each comes with the seconds after its first send in which a resend is safe, by the
+    database's time. Returns the ids that may; the state or the time forbids the others.
+    """
+    if not resends:
+        return set()
+    rows = await connection.execute(
+        _MARK_RESENT, {"resendable": _RESENDABLE, **_with_seconds(resends)}
+    )
+    return set(rows.scalars())
+
+
+async def read_overdue(
+    connection: AsyncConnection, operations: Sequence[tuple[UUID, float]]
+) -> set[UUID]:
+    """Of these, with their seconds as in `mark_resent`: the ids whose time is over."""
+    if not operations:
+        return set()
+    rows = await connection.execute(_READ_OVERDUE, _with_seconds(operations))
+    return set(rows.scalars())
+
+
+async def record(
+    connection: AsyncConnection, findings: Sequence[tuple[UUID, Finding]]
+) -> dict[UUID, Stored]:
+    """Stores the findings that move their rows, by the table of states.
+
+    findings: no id twice. Returns the rows that changed; the others stay as they are.
+    """
+    if not findings:
+        return {}
+    moves = [_MOVES[finding.outcome] for _, finding in findings]
+    found = [finding for _, finding in findings]
+    rows = await connection.execute(
+        _RECORD,
+        {
+            "operation_ids": [operation_id for operation_id, _ in findings],
+            "states": [state for state, _ in moves],
+            "origins": [origins for _, origins in moves],
+            "evidence": [int(f.source) for f in found],
+            "psp_references": [f.psp_reference for f in found],
+            "captured": [f.captured and f.captured.amount_minor for f in found],
+            "captured_currencies": [f.captured and f.captured.currency_code for f in found],
+            "fees": [f.fee and f.fee.amount_minor for f in found],
+            "fee_currencies": [f.fee and f.fee.currency_code for f in found],
+            "decline_categories": [
+                None if f.decline_category is None else int(f.decline_category) for f in found
+            ],
+            "decline_codes": [f.decline_code for f in found],
+            "attention_reasons": [f.attention_reason for f in found],
+        },
+    )
+    return {row.operation_id: _stored(row) for row in rows}
+
+
+def _with_seconds(operations: Sequence[tuple[UUID, float]]) -> dict[str, list[Any]]:
+    return {
+        "operation_ids": [operation_id for operation_id, _ in operations],
+        "safe_seconds": [seconds for _, seconds in operations],
+    }
+
+
+def _stored(row: Any) -> Stored:
+    (
+        operation_id, payment_id, order_id, kind, amount_minor, currency, payment_method,
+        state, source, evidence, psp_reference, captured_minor, captured_currency,
+        fee_minor, fee_currency, decline_category, decline_code, attention_reason, change_time,
+    ) = row  # fmt: skip
+    return Stored(
+        Operation(
+            operation_id, payment_id, order_id, Kind(kind), amount_minor, currency, payment_method
+        ),
+        State(state),
+        source,
+        Source(evidence),
+        psp_reference,
+        None if captured_minor is None else Money(captured_minor, captured_currency),
+        None if fee_minor is None else Money(fee_minor, fee_currency),
+        None if decline_category is None else DeclineCategory(decline_category),
+        decline_code,
+        attention_reason,
+        change_time,
+    )

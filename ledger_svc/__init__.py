@@ -1,0 +1,1 @@
+"""Double-entry journals that are only ever added to."""

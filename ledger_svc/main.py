@@ -1,0 +1,56 @@
+"""Wiring of ledger_svc: `python -m ledger_svc`."""
+
+from __future__ import annotations
+
+from functools import partial
+
+from paymesh.ledger.v1 import ledger_posting_service_pb2, ledger_service_pb2
+from paymesh.ledger.v1.ledger_posting_service_pb2_grpc import (
+    add_LedgerPostingServiceServicer_to_server,
+)
+from paymesh.ledger.v1.ledger_service_pb2_grpc import add_LedgerServiceServicer_to_server
+
+from ledger_svc import operations
+from ledger_svc.config import Settings
+from ledger_svc.servicer import LedgerPostingServicer, LedgerServicer, LedgerWriter
+from mesh import server as mesh_server
+from mesh.config import load
+from mesh.db import Database
+from mesh.server import Background, Server
+
+NAME = "ledger_svc"
+
+# A call brings a whole list, so few calls make one commit long enough.
+MAX_CALLS_PER_COMMIT = 8
+
+
+def wire(settings: Settings, database: Database) -> tuple[Server, Background]:
+    """The server, and what has to run beside it."""
+    writer = LedgerWriter(
+        NAME, partial(operations.post_events, database), max_items=MAX_CALLS_PER_COMMIT
+    )
+    server = Server(NAME, settings)
+    add_LedgerServiceServicer_to_server(LedgerServicer(database), server.grpc)
+    server.add(ledger_service_pb2.DESCRIPTOR.services_by_name["LedgerService"].full_name)
+    add_LedgerPostingServiceServicer_to_server(LedgerPostingServicer(writer), server.grpc)
+    server.add(
+        ledger_posting_service_pb2.DESCRIPTOR.services_by_name["LedgerPostingService"].full_name,
+        internal=True,
+    )
+    return server, writer.run
+
+
+async def serve(settings: Settings) -> None:
+    """Serves until SIGTERM or SIGINT."""
+    database = Database(settings.database_url, application_name=NAME)
+    try:
+        server, writer = wire(settings, database)
+        await server.run(writer)
+    finally:
+        await database.close()
+
+
+def main() -> None:
+    """Runs the service from its settings, as the process."""
+    settings = load(Settings)
+    mesh_server.main(NAME, settings.log_level, partial(serve, settings))

@@ -1,0 +1,1 @@
+"""The schema of ledger_svc, step by step."""

@@ -1,0 +1,123 @@
+"""The transactions of ledger_svc: one function, one commit, a list."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from datetime import datetime
+from uuid import UUID
+
+import structlog
+from sqlalchemy.ext.asyncio import AsyncConnection
+
+from ledger_svc import chart, store
+from ledger_svc.chart import CaptureEvent
+from ledger_svc.domain import Account, Direction, Journal, TrialBalanceRow, WrittenJournal
+from mesh.db import Database
+from mesh.errors import MeshError, Reason
+from mesh.paging import Position
+
+log = structlog.get_logger()
+
+Booked = tuple[UUID, ...]
+"""The ids of an event's journals, in the order of the posting rules."""
+
+
+async def post_events(
+    database: Database, events: Sequence[CaptureEvent]
+) -> list[Booked | MeshError]:
+    """Books the events' journals, all in one commit.
+
+    Idempotent on (operation_id, revision): an event that is booked, from before or earlier
+    in the list, answers with its journals and writes nothing. One that is booked with
+    other entries is OPERATION_CONFLICT, naming the fields; one that does not conserve
+    money is refused by the posting rules; neither fails a neighbour.
+    Errors: those of Database.commit.
+    """
+    asked = [_journals(event) for event in events]
+    first: dict[UUID, tuple[Journal, ...]] = {}
+    for journals in asked:
+        if not isinstance(journals, MeshError):
+            first.setdefault(journals[0].journal_id, journals)
+
+    async def work(connection: AsyncConnection) -> dict[UUID, tuple[Journal, ...]]:
+        won = await store.insert_events(connection, list(first.values()))
+        stored = {key: first[key] for key in won}
+        unanswered = {
+            key: chart.possible_ids(journals[0])
+            for key, journals in first.items()
+            if key not in won
+        }
+        if unanswered:
+            # In a statement of its own, which sees what the insert had to wait for.
+            found = await store.read_journals(
+                connection, [journal_id for ids in unanswered.values() for journal_id in ids]
+            )
+            for key, ids in unanswered.items():
+                stored[key] = tuple(found[i].journal for i in ids if i in found)
+        return stored
+
+    stored = await database.commit("ledger.post", work) if first else {}
+    return [
+        journals
+        if isinstance(journals, MeshError)
+        else _answer(journals, stored[journals[0].journal_id])
+        for journals in asked
+    ]
+
+
+def _journals(event: CaptureEvent) -> tuple[Journal, ...] | MeshError:
+    try:
+        return chart.journals(event)
+    except MeshError as error:
+        return error
+
+
+def _answer(asked: tuple[Journal, ...], stored: tuple[Journal, ...]) -> Booked | MeshError:
+    fields = chart.differences(asked, stored)
+    if not fields:
+        return tuple(journal.journal_id for journal in stored)
+    log.warning("journal_conflict", journal_id=asked[0].journal_id.hex, fields=fields)
+    return MeshError(
+        Reason.OPERATION_CONFLICT,
+        "this operation and revision is booked with other entries",
+        {"fields": ",".join(fields)},
+    )
+
+
+async def get_balance(
+    database: Database, account: Account, currency_code: str, as_of: datetime | None
+) -> int:
+    """The balance of an account, positive on its kind's normal side; 0 without entries."""
+
+    async def work(connection: AsyncConnection) -> int:
+        return await store.read_balance(connection, account, currency_code, as_of)
+
+    debit_less_credit = await database.read("ledger.balance", work)
+    debit_side = chart.CHART[account.kind].normal is Direction.DEBIT
+    return debit_less_credit if debit_side else -debit_less_credit
+
+
+async def get_trial_balance(database: Database, as_of: datetime | None) -> list[TrialBalanceRow]:
+    """Debits and credits by kind, source and currency, from one snapshot."""
+
+    async def work(connection: AsyncConnection) -> list[TrialBalanceRow]:
+        return await store.read_trial_balance(connection, as_of)
+
+    return await database.read("ledger.trial_balance", work)
+
+
+async def list_journals(
+    database: Database, key: UUID | Account, after: Position | None, limit: int
+) -> list[WrittenJournal]:
+    """At most `limit` journals of an order or an account, newest first, from `after` on."""
+    before = None if after is None else (after.create_time, after.id)
+
+    async def work(connection: AsyncConnection) -> list[WrittenJournal]:
+        if isinstance(key, UUID):
+            listed = await store.list_by_order(connection, key, before, limit)
+        else:
+            listed = await store.list_by_account(connection, key, before, limit)
+        found = await store.read_journals(connection, listed)
+        return [found[journal_id] for journal_id in listed]
+
+    return await database.read("ledger.journals", work)

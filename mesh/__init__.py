@@ -1,0 +1,1 @@
+"""What makes the services a mesh: it serves all of them and knows none of them."""

@@ -1,0 +1,108 @@
+"""The one way to open a channel to another service, and so the one wrapper for calls.
+
+Every call has a deadline: its own timeout, else what is left of the call being served,
+else the channel's default. UNAVAILABLE is retried by gRPC itself (so a retried mutation
+needs a key; all of ours have one), throttled so that retries never pile up on a service
+that is down. Calls to the PSP are not retried: that belongs to the durable executor.
+"""
+
+from __future__ import annotations
+
+import json
+from collections.abc import Callable, Sequence
+from typing import Any
+
+import grpc
+from grpc.aio import ClientCallDetails, Metadata
+
+from mesh import deadline
+
+MAX_MESSAGE_BYTES = 4 * 1024 * 1024
+DEFAULT_TIMEOUT_S = 5.0
+
+_RETRY_POLICY = {
+    "maxAttempts": 4,
+    "initialBackoff": "0.05s",
+    "maxBackoff": "1s",
+    "backoffMultiplier": 3,
+    "retryableStatusCodes": ["UNAVAILABLE"],
+}
+# Half of the tokens gone (ten failures in a row) stops retries until calls succeed again.
+_RETRY_THROTTLING = {"maxTokens": 20, "tokenRatio": 0.2}
+
+
+def open_channel(
+    target: str, *, retries: bool = True, default_timeout_s: float = DEFAULT_TIMEOUT_S
+) -> grpc.aio.Channel:
+    """A channel to `target` (`host:port`, or `dns:///name:port` for several replicas)."""
+    method_config: dict[str, object] = {"name": [{}]}
+    if retries:
+        method_config["retryPolicy"] = _RETRY_POLICY
+    service_config = {
+        "loadBalancingConfig": [{"round_robin": {}}],
+        "healthCheckConfig": {"serviceName": ""},
+        "methodConfig": [method_config],
+        "retryThrottling": _RETRY_THROTTLING,
+    }
+    return grpc.aio.insecure_channel(
+        target,
+        options=[
+            ("grpc.service_config", json.dumps(service_config)),
+            ("grpc.enable_retries", int(retries)),
+            ("grpc.max_receive_message_length", MAX_MESSAGE_BYTES),
+            ("grpc.keepalive_time_ms", 30_000),
+            ("grpc.keepalive_timeout_ms", 10_000),
+            # A service that was restarted is back within a second: look often.
+            ("grpc.initial_reconnect_backoff_ms", 100),
+            ("grpc.min_reconnect_backoff_ms", 500),
+            ("grpc.max_reconnect_backoff_ms", 1_000),
+        ],
+        interceptors=_deadlines(default_timeout_s),
+    )
+
+
+def _deadlines(default_timeout_s: float) -> Sequence[grpc.aio.ClientInterceptor]:
+    def with_deadline(details: ClientCallDetails) -> ClientCallDetails:
+        timeout = details.timeout
+        if timeout is None:
+            timeout = deadline.remaining_s()
+        if timeout is None:
+            timeout = default_timeout_s
+        return ClientCallDetails(
+            details.method,
+            timeout,
+            details.metadata or Metadata(),
+            details.credentials,
+            details.wait_for_ready,
+        )
+
+    return [_UnaryUnary(with_deadline), _UnaryStream(with_deadline)]
+
+
+_Change = Callable[[ClientCallDetails], ClientCallDetails]
+
+
+class _UnaryUnary(grpc.aio.UnaryUnaryClientInterceptor):
+    def __init__(self, change: _Change) -> None:
+        self._change = change
+
+    async def intercept_unary_unary(
+        self,
+        continuation: Callable[[ClientCallDetails, Any], Any],
+        client_call_details: ClientCallDetails,
+        request: Any,
+    ) -> Any:
+        return await continuation(self._change(client_call_details), request)
+
+
+class _UnaryStream(grpc.aio.UnaryStreamClientInterceptor):
+    def __init__(self, change: _Change) -> None:
+        self._change = change
+
+    async def intercept_unary_stream(
+        self,
+        continuation: Callable[[ClientCallDetails, Any], Any],
+        client_call_details: ClientCallDetails,
+        request: Any,
+    ) -> Any:
+        return await continuation(self._change(client_call_details), request)

@@ -1,0 +1,59 @@
+"""Settings: environment variables PAYMESH_*, read once, frozen, refused at start.
+
+A service subclasses `ServiceSettings` with its own prefix:
+
+    class Settings(ServiceSettings):
+        model_config = settings_config("PAYMESH_WALLET_")
+"""
+
+from __future__ import annotations
+
+import os
+import sys
+from typing import Annotated, Literal, TypeVar
+
+from pydantic import Field, ValidationError
+from pydantic_settings import BaseSettings, SettingsConfigDict
+
+EXIT_BAD_SETTINGS = 2
+
+S = TypeVar("S", bound=BaseSettings)
+
+Port = Annotated[int, Field(ge=0, le=65535)]
+
+
+def settings_config(prefix: str) -> SettingsConfigDict:
+    """Frozen settings whose variables start with `prefix`."""
+    return SettingsConfigDict(env_prefix=prefix, frozen=True, extra="ignore")
+
+
+class ServiceSettings(BaseSettings):
+    """What every service needs."""
+
+    host: str = "127.0.0.1"
+    """The address to listen on."""
+    port: Port
+    """The port to listen on; 0 takes a free one."""
+    database_url: str = Field(pattern=r"^postgresql://", repr=False)
+    """The service's own database, as its own role."""
+    log_level: Literal["debug", "info", "warning", "error"] = "info"
+    max_concurrent_calls: int = Field(default=20_000, ge=1)
+    """Calls under way at once; more are refused with RESOURCE_EXHAUSTED. A waiting call
+    costs some tens of kilobytes, so this bounds memory, not load."""
+    drain_s: float = Field(default=10.0, ge=0)
+    """How long a stopping server waits for its calls."""
+
+
+def load(cls: type[S]) -> S:
+    """Reads the settings; prints each bad one with name, value and rule, and exits 2."""
+    try:
+        return cls()
+    except ValidationError as error:
+        prefix = str(cls.model_config.get("env_prefix", ""))
+        for problem in error.errors(include_url=False):
+            name = prefix + "_".join(str(part) for part in problem["loc"]).upper()
+            # A URL holds a password: it is named, never shown.
+            shown = "" if name.endswith("_URL") else f" = {os.environ.get(name)!r}"
+            given = shown if name in os.environ else " is not set"
+            sys.stderr.write(f"bad setting: {name}{given}: {problem['msg']}\n")
+        sys.exit(EXIT_BAD_SETTINGS)

@@ -1,0 +1,150 @@
+"""The one way to run a service: interceptors, health, reflection, limits, drain.
+
+async def run() -> None:
+    server = Server("wallet_svc", settings)
+    add_WalletServiceServicer_to_server(servicer, server.grpc)
+    server.add("paymesh.wallet.v1.WalletService")
+    await server.run(writer.run)
+
+main("wallet_svc", settings.log_level, run)
+"""
+
+from __future__ import annotations
+
+import asyncio
+import signal
+import sys
+from collections.abc import Awaitable, Callable, Coroutine
+from typing import Any
+
+import grpc
+import structlog
+from grpc_health.v1 import health_pb2, health_pb2_grpc
+from grpc_health.v1.health import aio as health
+from grpc_reflection.v1alpha import reflection_pb2_grpc
+
+from mesh import logs
+from mesh.channel import MAX_MESSAGE_BYTES
+from mesh.config import ServiceSettings
+from mesh.interceptor import ServiceInterceptor
+from mesh.reflection import Reflection
+
+log = structlog.get_logger()
+
+EXIT_CRASHED = 1
+EXIT_CANNOT_START = 3
+
+Background = Callable[[], Awaitable[None]]
+
+
+class CannotStartError(Exception):
+    """What keeps a service from starting, in a sentence for whoever starts it."""
+
+
+class Server:
+    """A gRPC server of the mesh, on one event loop."""
+
+    def __init__(self, name: str, settings: ServiceSettings) -> None:
+        """`name` is the process's, for logs (`wallet_svc`)."""
+        self._name = name
+        self._settings = settings
+        self._internal: set[str] = set()
+        self._services = [health_pb2.DESCRIPTOR.services_by_name["Health"].full_name]
+        self._health = health.HealthServicer()
+        self.port = settings.port
+        """The port it listens on; set anew by `start` if the setting is 0."""
+        self.grpc = grpc.aio.server(
+            interceptors=[ServiceInterceptor(self._internal)],
+            maximum_concurrent_rpcs=settings.max_concurrent_calls,
+            options=[
+                # A second process on one port would take half of the calls in silence.
+                ("grpc.so_reuseport", 0),
+                ("grpc.max_receive_message_length", MAX_MESSAGE_BYTES),
+                ("grpc.max_concurrent_streams", settings.max_concurrent_calls),
+                # Thousands of calls wait for their PSP at once: that is no overload.
+                ("grpc.server.max_pending_requests", settings.max_concurrent_calls),
+                ("grpc.server.max_pending_requests_hard_limit", 2 * settings.max_concurrent_calls),
+                ("grpc.http2.min_ping_interval_without_data_ms", 10_000),
+                ("grpc.keepalive_permit_without_calls", 1),
+            ],
+        )
+
+    def add(self, service: str, *, internal: bool = False) -> None:
+        """Lists a service by its full name. internal: its items are validated one by one."""
+        self._services.append(service)
+        if internal:
+            self._internal.add(service)
+
+    async def start(self) -> None:
+        """Binds the port and serves. Errors: CannotStartError when the port is in use."""
+        health_pb2_grpc.add_HealthServicer_to_server(self._health, self.grpc)
+        reflection_pb2_grpc.add_ServerReflectionServicer_to_server(  # type: ignore[no-untyped-call]
+            Reflection([*self._services, "grpc.reflection.v1alpha.ServerReflection"]), self.grpc
+        )
+        address = f"{self._settings.host}:{self._settings.port}"
+        try:
+            self.port = self.grpc.add_insecure_port(address)
+        except RuntimeError as error:
+            raise CannotStartError(
+                f"{self._name} can't listen on {address}: the port is in use or not allowed"
+            ) from error
+        await self.grpc.start()
+        for service in self._services:
+            await self._health.set(service, health_pb2.HealthCheckResponse.SERVING)
+
+    async def stop(self) -> None:
+        """Says NOT_SERVING, takes no new calls, and waits for those under way."""
+        await self._health.enter_graceful_shutdown()
+        await self.grpc.stop(self._settings.drain_s)
+
+    async def run(self, *background: Background) -> None:
+        """Serves until SIGTERM or SIGINT, then drains.
+
+        The background coroutines run beside the server and longer than it, so that what
+        calls under way still need is served. One that ends by itself is a bug: the
+        process stops, rather than accept what nobody would carry on.
+        """
+        stopping = asyncio.Event()
+        loop = asyncio.get_running_loop()
+        for number in (signal.SIGTERM, signal.SIGINT):
+            loop.add_signal_handler(number, stopping.set)
+        tasks = [asyncio.ensure_future(_awaited(work)) for work in background]
+        try:
+            await self.start()
+            log.info("serving", port=self.port)
+            stop = asyncio.ensure_future(stopping.wait())
+            await asyncio.wait([stop, *tasks], return_when=asyncio.FIRST_COMPLETED)
+            log.info("draining", port=self.port)
+            await self.stop()
+            ended = [task for task in tasks if task.done()]
+        finally:
+            for task in tasks:
+                task.cancel()
+            await asyncio.gather(*tasks, return_exceptions=True)
+        for task in ended:
+            raise RuntimeError(f"{self._name}: a background task ended") from task.exception()
+
+
+def main(service: str, level: str, run: Callable[[], Coroutine[Any, Any, None]]) -> None:
+    """Runs a service's main coroutine in this process until it ends, and exits."""
+    logs.configure(service, level)
+    try:
+        _run(run())
+    except CannotStartError as error:
+        sys.stderr.write(f"{service}: {error}\n")
+        sys.exit(EXIT_CANNOT_START)
+    except Exception:
+        log.exception("crashed")
+        sys.exit(EXIT_CRASHED)
+
+
+async def _awaited(work: Background) -> None:
+    await work()
+
+
+if sys.platform == "win32":
+    _run = asyncio.run
+else:
+    import uvloop
+
+    _run = uvloop.run

@@ -1,0 +1,1 @@
+"""The orchestrator: accepts payments and drives every order to rest."""

@@ -1,0 +1,108 @@
+"""The wiring of payment_svc, and nothing else."""
+
+from __future__ import annotations
+
+import os
+import socket
+
+from paymesh.executor.v1.executor_service_pb2_grpc import ExecutorServiceStub
+from paymesh.ledger.v1.ledger_posting_service_pb2_grpc import LedgerPostingServiceStub
+from paymesh.payment.v1.payment_service_pb2_grpc import add_PaymentServiceServicer_to_server
+from paymesh.wallet.v1.wallet_posting_service_pb2_grpc import WalletPostingServiceStub
+
+from mesh import server as mesh_server
+from mesh.channel import open_channel
+from mesh.config import load
+from mesh.db import Database
+from mesh.server import Server
+from mesh.start import require_database
+from payment_svc.clients import ExecutorStream, LedgerClient, WalletClient
+from payment_svc.config import Settings
+from payment_svc.conveyor import Conveyor
+from payment_svc.intake import Intake
+from payment_svc.reader import Reader
+from payment_svc.recovery import Lease, Recovery
+from payment_svc.schedule import Backoff, Schedule
+from payment_svc.servicer import PaymentServicer
+from payment_svc.waiting import Waiting
+
+NAME = "payment_svc"
+SERVICE = "paymesh.payment.v1.PaymentService"
+
+
+def schedule(settings: Settings) -> Schedule:
+    """The waits of the settings."""
+    return Schedule(
+        pending=Backoff(settings.pending_first_ms / 1000, settings.pending_most_ms / 1000),
+        unknown=Backoff(settings.unknown_first_ms / 1000, settings.unknown_most_ms / 1000),
+        delayed=Backoff(settings.delayed_first_ms / 1000, settings.delayed_most_ms / 1000),
+        parked_s=settings.parked_poll_ms / 1000,
+    )
+
+
+async def serve(settings: Settings) -> None:
+    """Runs the service until SIGTERM or SIGINT."""
+    database = Database(settings.database_url, application_name=NAME)
+    await require_database(database, "payment")
+    lease = Lease(
+        database, name=f"{socket.gethostname()}/{os.getpid()}", lease_s=settings.lease_ms / 1000
+    )
+    await lease.open()
+    poll_s = settings.poll_ms / 1000
+    deadline_s = settings.call_deadline_ms / 1000
+    channels = [
+        open_channel(target)
+        for target in (settings.executor_target, settings.wallet_target, settings.ledger_target)
+    ]
+    to_executor, to_wallet, to_ledger = channels
+
+    waiting = Waiting(database, poll_s=poll_s)
+    intake = Intake(database, lease, waiting, max_open_orders=settings.max_open_orders)
+    conveyor = Conveyor(
+        WalletClient(WalletPostingServiceStub(to_wallet), deadline_s=deadline_s),
+        LedgerClient(LedgerPostingServiceStub(to_ledger), deadline_s=deadline_s),
+        schedule(settings),
+        intake.finish,
+    )
+    intake.connect(conveyor)
+    executor = ExecutorStream(
+        ExecutorServiceStub(to_executor),
+        conveyor.learnt,
+        item_timeout_s=settings.item_timeout_ms / 1000,
+    )
+    conveyor.connect(executor)
+    recovery = Recovery(
+        database,
+        lease,
+        conveyor,
+        poll_s=poll_s,
+        has_room=lambda: len(conveyor) < settings.max_open_orders,
+    )
+    reader = Reader(database)
+
+    server = Server(NAME, settings)
+    add_PaymentServiceServicer_to_server(
+        PaymentServicer(database, intake, waiting, reader), server.grpc
+    )
+    server.add(SERVICE)
+    try:
+        await server.run(
+            intake.run,
+            conveyor.run,
+            executor.run,
+            executor.sweep,
+            recovery.run,
+            waiting.run,
+            reader.run,
+        )
+        await lease.release()
+    finally:
+        for channel in channels:
+            await channel.close()
+        await database.close()
+
+
+def main() -> None:
+    """Reads the settings and serves."""
+    settings = load(Settings)
+    mesh_server.main(NAME, settings.log_level, lambda: serve(settings))

@@ -1,0 +1,159 @@
+"""The transactions of payment_svc: one function, one commit, over a list."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
+from typing import TypeAlias
+from uuid import UUID
+
+from sqlalchemy.ext.asyncio import AsyncConnection
+
+from mesh.db import Database
+from mesh.errors import MeshError
+from payment_svc import store, store_reads
+from payment_svc.domain import (
+    Item,
+    NewPayment,
+    Payment,
+    Progress,
+    differences,
+    request_id_reused,
+)
+
+
+@dataclass(frozen=True, slots=True)
+class Accepted:
+    """A payment that is stored. new: by this very call."""
+
+    payment: NewPayment
+    new: bool
+
+
+@dataclass(frozen=True, slots=True)
+class Recorded:
+    """Progress that was looked at. owned: written; else another replica has the item."""
+
+    progress: Progress
+    owned: bool
+
+
+Written: TypeAlias = Accepted | Recorded | MeshError
+
+
+async def write(
+    database: Database, items: Sequence[NewPayment | Progress], epoch: int
+) -> list[Written]:
+    """Accepts payments and records progress, together in one commit; a result an item.
+
+    Idempotent on payment_id (compared with what is stored; other fields are refused as
+    REQUEST_ID_REUSED) and on (operation_id, epoch).
+    """
+    payments = [item for item in items if isinstance(item, NewPayment)]
+    progress = [item for item in items if isinstance(item, Progress)]
+    asked = {payment.payment_id: payment for payment in reversed(payments)}  # the first wins
+
+    async def work(
+        connection: AsyncConnection,
+    ) -> tuple[set[UUID], dict[UUID, NewPayment], set[UUID]]:
+        owned = await store.record(connection, progress) if progress else set()
+        new = (
+            await store.insert_payments(connection, list(asked.values()), epoch) if asked else set()
+        )
+        # The rows that RETURNING did not answer: stored before, or by a transaction that
+        # committed while we inserted, which only a second statement sees.
+        replays = [p.payment_id for p in payments if asked[p.payment_id] is not p]
+        known = {*replays, *asked.keys() - new}
+        stored = await store.select_requests(connection, list(known)) if known else {}
+        return new, stored, owned
+
+    new, stored, owned = await database.commit("payment.write", work)
+
+    def result(item: NewPayment | Progress) -> Written:
+        if isinstance(item, Progress):
+            return Recorded(item, item.item.operation_id in owned)
+        if item.payment_id in new and asked[item.payment_id] is item:
+            return Accepted(item, new=True)
+        fields = differences(item, stored[item.payment_id])
+        return request_id_reused(fields) if fields else Accepted(item, new=False)
+
+    return [result(item) for item in items]
+
+
+async def open_epoch(database: Database, name: str, lease_s: float) -> int:
+    """A new epoch with a lease of `lease_s` seconds of database time."""
+    return await database.commit(
+        "payment.open_epoch", lambda connection: store.insert_replica(connection, name, lease_s)
+    )
+
+
+async def renew_epoch(database: Database, epoch: int, lease_s: float) -> bool:
+    """Renews the lease; False if others were told that this epoch is dead."""
+    return await database.commit(
+        "payment.renew_epoch", lambda connection: store.renew(connection, epoch, lease_s)
+    )
+
+
+async def release_epoch(database: Database, epoch: int) -> None:
+    """Ends the epoch at once, so that nobody waits for its lease."""
+    await database.commit(
+        "payment.release_epoch", lambda connection: store.release(connection, epoch)
+    )
+
+
+@dataclass(frozen=True, slots=True)
+class Taken:
+    """What a replica took: items that are due, and items of the dead."""
+
+    items: list[Item]
+    dead_epochs: list[int]
+    more: bool
+    """Whether there may be more at once."""
+
+
+async def take(database: Database, epoch: int, most: int) -> Taken:
+    """Declares replicas dead whose lease ran out, and takes their items and due ones."""
+
+    async def work(connection: AsyncConnection) -> Taken:
+        dead = await store.declare_dead(connection)
+        of_dead = await store.take_of_dead(connection, epoch, most)
+        due = await store.take_due(connection, epoch, most)
+        return Taken([*of_dead, *due], dead, len(of_dead) == most or len(due) == most)
+
+    return await database.commit("payment.take", work)
+
+
+async def own_items(database: Database, epoch: int) -> list[Item]:
+    """All that this epoch owns, for when it is not known what a lost commit stored."""
+    return await database.read(
+        "payment.own_items", lambda connection: store.select_own(connection, epoch)
+    )
+
+
+async def resting(database: Database, payment_ids: Sequence[UUID]) -> set[UUID]:
+    """Which of the payments rest."""
+    return await database.read(
+        "payment.resting",
+        lambda connection: store_reads.select_resting(connection, payment_ids),
+    )
+
+
+async def payments(database: Database, payment_ids: Sequence[UUID]) -> dict[UUID, Payment]:
+    """The payments by id; those that are not there are left out."""
+    return await database.read(
+        "payment.payments",
+        lambda connection: store_reads.select_payments(connection, payment_ids),
+    )
+
+
+async def list_payments(
+    database: Database, filters: Mapping[str, object], limit: int
+) -> list[Payment]:
+    """Payments newest first, at most `limit`; filters as in store_reads.list_payments."""
+
+    async def work(connection: AsyncConnection) -> list[Payment]:
+        rows = await store_reads.list_payments(connection, filters, limit)
+        found = await store_reads.select_payments(connection, [row.payment_id for row in rows])
+        return [found[row.payment_id] for row in rows]
+
+    return await database.read("payment.list_payments", work)

@@ -1,0 +1,110 @@
+"""Who drives what: leases, items of the dead, and items whose time has come.
+
+Each process holds one lease with an epoch, by database time. An item belongs to an epoch,
+and what its owner learns is written only while it still does, so that two replicas never
+both finish an item. A dead epoch's items are taken over by an update that returns what it
+won; a start-up is nothing else than the first look.
+"""
+
+from __future__ import annotations
+
+import asyncio
+import time
+from collections.abc import Callable
+
+import structlog
+
+from mesh.db import CommitFailed, Database
+from payment_svc import operations
+from payment_svc.conveyor import Conveyor
+
+log = structlog.get_logger()
+
+MOST_ITEMS = 500
+RENEWALS_PER_LEASE = 3
+
+
+class Lease:
+    """The epoch of this process."""
+
+    def __init__(self, database: Database, *, name: str, lease_s: float) -> None:
+        """`name` is for operators; `lease_s` is the lease's length in seconds."""
+        self._database = database
+        self._name = name
+        self._lease_s = lease_s
+        self._renew_at = 0.0
+        self.epoch = 0
+        self.unsure = False
+        """Set when a commit's answer was lost: this epoch may own what is on no conveyor."""
+
+    async def open(self) -> None:
+        """Takes a new epoch."""
+        self.epoch = await operations.open_epoch(self._database, self._name, self._lease_s)
+        self._renew_at = time.monotonic() + self._lease_s / RENEWALS_PER_LEASE
+        log.info("epoch_opened", epoch=self.epoch)
+
+    async def keep(self) -> None:
+        """Renews the lease when it is time; takes a new epoch if this one was declared dead."""
+        if time.monotonic() < self._renew_at:
+            return
+        if await operations.renew_epoch(self._database, self.epoch, self._lease_s):
+            self._renew_at = time.monotonic() + self._lease_s / RENEWALS_PER_LEASE
+        else:
+            log.warning("epoch_lost", epoch=self.epoch)
+            await self.open()
+
+    async def release(self) -> None:
+        """Gives the epoch up, so that what it owns is taken over at once."""
+        await operations.release_epoch(self._database, self.epoch)
+        log.info("epoch_released", epoch=self.epoch)
+
+
+class Recovery:
+    """The loop that keeps the lease and puts on the conveyor what is not on it."""
+
+    def __init__(
+        self,
+        database: Database,
+        lease: Lease,
+        conveyor: Conveyor,
+        *,
+        poll_s: float,
+        has_room: Callable[[], bool],
+    ) -> None:
+        """`poll_s` is how often it looks; `has_room` tells whether more can be carried."""
+        self._database = database
+        self._lease = lease
+        self._conveyor = conveyor
+        self._poll_s = poll_s
+        self._has_room = has_room
+
+    async def run(self) -> None:
+        """Runs until cancelled; a database that is away is asked again."""
+        while True:
+            try:
+                more = await self._look()
+            except CommitFailed as failed:
+                log.warning("recovery_waits", cause=str(failed))
+                more = False
+            if not more:
+                await asyncio.sleep(self._poll_s)
+
+    async def _look(self) -> bool:
+        # The lease first: what is taken must be taken by a living epoch.
+        await self._lease.keep()
+        if self._lease.unsure:
+            self._lease.unsure = False
+            try:
+                self._conveyor.put(await operations.own_items(self._database, self._lease.epoch))
+            except CommitFailed:
+                self._lease.unsure = True
+                raise
+        if not self._has_room():
+            return False
+        taken = await operations.take(self._database, self._lease.epoch, MOST_ITEMS)
+        for epoch in taken.dead_epochs:
+            log.warning("epoch_declared_dead", epoch=epoch)
+        if taken.items:
+            log.info("items_taken", items=len(taken.items))
+            self._conveyor.put(taken.items)
+        return taken.more

@@ -1,0 +1,120 @@
+"""PaymentService: proto → domain → operation → proto."""
+
+from __future__ import annotations
+
+import asyncio
+import re
+from typing import Any, TypeAlias, cast
+
+import grpc
+from paymesh.payment.v1 import payment_service_pb2 as pb
+from paymesh.payment.v1.payment_service_pb2_grpc import PaymentServiceServicer
+
+from mesh.db import CommitFailed, Database
+from mesh.errors import MeshError, Reason, Violation, outcome_unknown, validation_failed
+from mesh.paging import Position, decode_token, encode_token, fitting, page_size
+from payment_svc import operations
+from payment_svc.domain import Payment, check_amounts
+from payment_svc.intake import Intake
+from payment_svc.reader import Reader
+from payment_svc.translate import list_filters, new_payment, payment_id_of, payment_message
+from payment_svc.waiting import Waiting
+
+Context: TypeAlias = "grpc.aio.ServicerContext[Any, Any]"
+
+CALLER_KEY = "paymesh-caller"
+DEFAULT_CALLER = "default"
+_CALLER = re.compile(r"[a-z0-9][a-z0-9_.-]{0,62}")
+
+DEFAULT_DEADLINE_S = 30.0
+# What is kept back of the caller's time for the read and the way home. A quarter of a
+# short deadline, so that even an impatient caller gets an answer and not a time-out.
+MARGIN_S = 0.25
+MARGIN_SHARE = 0.25
+
+
+class PaymentServicer(PaymentServiceServicer):
+    """What callers call."""
+
+    def __init__(
+        self, database: Database, intake: Intake, waiting: Waiting, reader: Reader
+    ) -> None:
+        """All state is in the database and in the given parts."""
+        self._database = database
+        self._intake = intake
+        self._waiting = waiting
+        self._reader = reader
+
+    async def CreatePayment(
+        self, request: pb.CreatePaymentRequest, context: Context
+    ) -> pb.CreatePaymentResponse:
+        payment = new_payment(request, _caller(context))
+        if refusal := check_amounts(payment.orders):
+            raise refusal
+        loop = asyncio.get_running_loop()
+        answer_at = loop.time() + _patience_s(context)
+        try:
+            accepted = await asyncio.wait_for(self._intake.accept(payment), _patience_s(context))
+        except TimeoutError:
+            raise outcome_unknown("the payment was accepted") from None
+        try:
+            if accepted.new or not await self._rests(payment.payment_id):
+                await self._waiting.wait(payment.payment_id, max(0.0, answer_at - loop.time()))
+            stored = await self._reader.get(payment.payment_id)
+        except CommitFailed:
+            # It is accepted, and goes on; only how it stands can't be told now.
+            raise outcome_unknown("the payment ended") from None
+        return pb.CreatePaymentResponse(payment=payment_message(_found(stored)))
+
+    async def GetPayment(
+        self, request: pb.GetPaymentRequest, context: Context
+    ) -> pb.GetPaymentResponse:
+        stored = await self._reader.get(payment_id_of(request, _caller(context)))
+        return pb.GetPaymentResponse(payment=payment_message(_found(stored)))
+
+    async def ListPayments(
+        self, request: pb.ListPaymentsRequest, context: Context
+    ) -> pb.ListPaymentsResponse:
+        size = page_size(request.page_size)
+        filters = list_filters(request, decode_token(request))
+        found = await operations.list_payments(self._database, filters, size + 1)
+        messages = list(fitting(payment_message(payment) for payment in found[:size]))
+        token = ""
+        if len(messages) < len(found):
+            last = found[len(messages) - 1]
+            token = encode_token(request, Position(last.create_time, last.payment_id))
+        return pb.ListPaymentsResponse(payments=messages, next_page_token=token)
+
+    async def _rests(self, payment_id: Any) -> bool:
+        stored = await self._reader.get(payment_id)
+        return stored is not None and stored.rests
+
+
+def _caller(context: Context) -> str:
+    """The configured name of the caller: the metadata entry, else `default`."""
+    for key, value in context.invocation_metadata() or ():
+        if key == CALLER_KEY:
+            if isinstance(value, str) and _CALLER.fullmatch(value):
+                return value
+            raise validation_failed(
+                Violation(
+                    f"metadata.{CALLER_KEY}",
+                    "must be 1 to 63 of a-z, 0-9, '_', '.', '-', and start with a letter or digit",
+                )
+            )
+    return DEFAULT_CALLER
+
+
+def _patience_s(context: Context) -> float:
+    """How long the caller may be kept waiting, in seconds."""
+    # The stubs forget that a call may have no deadline.
+    remaining = cast("float | None", context.time_remaining())
+    if remaining is None:
+        return DEFAULT_DEADLINE_S
+    return max(0.0, remaining - min(MARGIN_S, remaining * MARGIN_SHARE))
+
+
+def _found(payment: Payment | None) -> Payment:
+    if payment is None:
+        raise MeshError(Reason.PAYMENT_NOT_FOUND, "there is no such payment")
+    return payment

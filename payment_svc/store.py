@@ -1,0 +1,342 @@
+"""The SQL that accepts payments and moves their items: set-wise, one round trip a list.
+
+Reads for callers are in store_reads.py.
+"""
+
+from __future__ import annotations
+
+import json
+from collections.abc import Sequence
+from itertools import groupby
+from typing import Any
+from uuid import UUID
+
+from sqlalchemy import Row, TextClause, text
+from sqlalchemy.ext.asyncio import AsyncConnection
+
+from mesh import ids
+from mesh.clock import DB_NOW
+from payment_svc import domain
+from payment_svc.domain import (
+    Item,
+    NewOrder,
+    NewPayment,
+    OperationState,
+    OrderState,
+    Progress,
+)
+
+_CHARGE = 1
+
+# One statement, so that a payment never exists without its orders. Lists travel as one
+# JSON value: half the cost of arrays on the Python side. RETURNING gives new rows only.
+_INSERT = text(f"""
+WITH asked_payment AS (
+  SELECT * FROM json_to_recordset(cast(:payments as json)) AS p(
+    payment_id uuid, caller text, request_id text, buyer_id text, payment_method text,
+    failure_policy smallint, capture_method smallint, metadata json, orders smallint)
+), new_payment AS (
+  INSERT INTO payment (payment_id, caller, request_id, request_version, buyer_id,
+    payment_method, failure_policy, capture_method, metadata, create_time, update_time,
+    orders, open_orders)
+  SELECT payment_id, caller, request_id, {domain.REQUEST_VERSION}, buyer_id, payment_method,
+    failure_policy, capture_method, metadata, {DB_NOW}, {DB_NOW}, orders, orders
+  FROM asked_payment
+  ON CONFLICT (payment_id) DO NOTHING
+  RETURNING payment_id, create_time
+), asked_order AS (
+  SELECT o.*, n.create_time
+  FROM json_to_recordset(cast(:orders as json)) AS o(
+    payment_id uuid, position smallint, order_id uuid, operation_id uuid, seller_id text,
+    currency_code text, amount_minor bigint, commission_minor bigint, reference text)
+  JOIN new_payment n USING (payment_id)
+), new_order AS (
+  INSERT INTO payment_order (payment_id, position, order_id, seller_id, currency_code,
+    amount_minor, commission_minor, reference, create_time, state)
+  SELECT payment_id, position, order_id, seller_id, currency_code, amount_minor,
+    commission_minor, reference, create_time, {OrderState.PROCESSING.value}
+  FROM asked_order
+), new_operation AS (
+  INSERT INTO operation (payment_id, operation_id, position, kind, amount_minor, state,
+    create_time, epoch)
+  SELECT payment_id, operation_id, position, {_CHARGE}, amount_minor,
+    {OperationState.PENDING.value}, create_time, :epoch
+  FROM asked_order
+)
+SELECT payment_id FROM new_payment
+""")
+
+_SELECT_REQUESTS = text("""
+SELECT p.payment_id, p.caller, p.request_id, p.buyer_id, p.payment_method, p.failure_policy,
+  p.capture_method, p.metadata,
+  o.seller_id, o.amount_minor, o.currency_code, o.commission_minor, o.reference
+FROM payment p JOIN payment_order o USING (payment_id)
+WHERE p.payment_id = ANY(:payment_ids)
+ORDER BY p.payment_id, o.position
+""")
+
+# Conditional on the owner's epoch and on the state that the owner knew: what another
+# replica took over meanwhile is not written, and RETURNING tells.
+_RECORD = text(f"""
+WITH asked AS (
+  SELECT * FROM json_to_recordset(cast(:items as json)) AS i(
+    payment_id uuid, operation_id uuid, position smallint, epoch bigint, from_state smallint,
+    state smallint, operation_state smallint, evidence smallint, psp_reference text,
+    captured_minor bigint, decline_category smallint, decline_code text,
+    attention_reason text, attempt integer, retry_after_s float8, delayed boolean)
+), moved AS (
+  UPDATE operation o
+  SET epoch = NULL, state = coalesce(a.operation_state, o.state),
+    evidence = coalesce(a.evidence, o.evidence),
+    psp_reference = coalesce(a.psp_reference, o.psp_reference),
+    attempt = a.attempt, delayed = a.delayed,
+    next_attempt_time = {DB_NOW} + make_interval(secs => a.retry_after_s)
+  FROM asked a
+  WHERE o.payment_id = a.payment_id AND o.operation_id = a.operation_id AND o.epoch = a.epoch
+  RETURNING a.*
+), changed AS (
+  UPDATE payment_order p
+  SET state = m.state, captured_minor = coalesce(m.captured_minor, p.captured_minor),
+    decline_category = m.decline_category, decline_code = m.decline_code,
+    attention_reason = coalesce(m.attention_reason, p.attention_reason)
+  FROM moved m
+  WHERE p.payment_id = m.payment_id AND p.position = m.position AND p.state = m.from_state
+  RETURNING p.payment_id, m.operation_id, old.state AS old_state, new.state AS new_state
+), counted AS (
+  UPDATE payment p
+  SET open_orders = p.open_orders + d.opened, parked_orders = p.parked_orders + d.parked,
+    succeeded_orders = p.succeeded_orders + d.succeeded,
+    declined_orders = p.declined_orders + d.declined, update_time = {DB_NOW}
+  FROM (
+    SELECT payment_id,
+      sum((new_state IN (1, 2, 3, 5))::int - (old_state IN (1, 2, 3, 5))::int) AS opened,
+      sum((new_state = 11)::int - (old_state = 11)::int) AS parked,
+      sum((new_state = 6)::int - (old_state = 6)::int) AS succeeded,
+      sum((new_state = 7)::int - (old_state = 7)::int) AS declined
+    FROM changed GROUP BY payment_id
+  ) d
+  WHERE p.payment_id = d.payment_id
+)
+SELECT m.operation_id, c.operation_id IS NOT NULL AS changed
+FROM moved m LEFT JOIN changed c USING (operation_id)
+""")
+
+_ITEM_COLUMNS = """
+  o.payment_id, q.order_id, o.operation_id, o.position, q.seller_id, o.amount_minor,
+  q.currency_code, q.commission_minor, p.payment_method, q.state, o.attempt, o.epoch
+"""
+
+# A conditional update that returns what it won: two replicas that see the same rows get
+# each of them once, without row locks that work on one node only.
+_TAKE = """
+WITH taken AS (
+  UPDATE operation SET epoch = :epoch, next_attempt_time = NULL
+  WHERE (payment_id, operation_id) IN (
+    SELECT payment_id, operation_id FROM operation WHERE {found} LIMIT :most
+  ) AND {found}
+  RETURNING *
+)
+SELECT {columns} FROM taken o
+JOIN payment_order q ON q.payment_id = o.payment_id AND q.position = o.position
+JOIN payment p ON p.payment_id = o.payment_id
+"""
+
+_TAKE_DUE = text(
+    _TAKE.format(columns=_ITEM_COLUMNS, found=f"next_attempt_time <= {DB_NOW} AND epoch IS NULL")
+)
+_TAKE_OF_DEAD = text(
+    _TAKE.format(
+        columns=_ITEM_COLUMNS, found="epoch = ANY(SELECT r.epoch FROM replica r WHERE r.dead)"
+    )
+)
+_SELECT_OWN = text(f"""
+SELECT {_ITEM_COLUMNS} FROM operation o
+JOIN payment_order q ON q.payment_id = o.payment_id AND q.position = o.position
+JOIN payment p ON p.payment_id = o.payment_id
+WHERE o.epoch = :epoch
+""")
+
+_NEW_REPLICA = text(f"""
+INSERT INTO replica (name, lease_until)
+VALUES (:name, {DB_NOW} + make_interval(secs => :lease_s)) RETURNING epoch
+""")
+_RENEW = text(f"""
+UPDATE replica SET lease_until = {DB_NOW} + make_interval(secs => :lease_s)
+WHERE epoch = :epoch AND NOT dead RETURNING epoch
+""")
+_DECLARE_DEAD = text(
+    f"UPDATE replica SET dead = true WHERE lease_until < {DB_NOW} AND NOT dead RETURNING epoch"
+)
+_RELEASE = text("UPDATE replica SET dead = true WHERE epoch = :epoch")
+
+
+async def insert_payments(
+    connection: AsyncConnection, payments: Sequence[NewPayment], epoch: int
+) -> set[UUID]:
+    """Inserts payments that are not there yet, owned by `epoch`; answers which are new.
+
+    The payment_ids must differ.
+    """
+    rows = [
+        {
+            "payment_id": p.payment_id.hex,
+            "caller": p.caller,
+            "request_id": p.request_id,
+            "buyer_id": p.buyer_id,
+            "payment_method": p.payment_method,
+            "failure_policy": p.failure_policy,
+            "capture_method": p.capture_method,
+            "metadata": dict(p.metadata),
+            "orders": len(p.orders),
+        }
+        for p in payments
+    ]
+    orders = [
+        _order_row(p.payment_id, position, o)
+        for p in payments
+        for position, o in enumerate(p.orders)
+    ]
+    found = await connection.execute(
+        _INSERT, {"payments": json.dumps(rows), "orders": json.dumps(orders), "epoch": epoch}
+    )
+    return {row.payment_id for row in found}
+
+
+async def select_requests(
+    connection: AsyncConnection, payment_ids: Sequence[UUID]
+) -> dict[UUID, NewPayment]:
+    """The stored requests, for comparison with a replay."""
+    found = await connection.execute(_SELECT_REQUESTS, {"payment_ids": list(payment_ids)})
+    requests = {}
+    for payment_id, group in groupby(found, key=lambda row: row.payment_id):
+        rows = list(group)
+        first = rows[0]
+        requests[payment_id] = NewPayment(
+            payment_id=payment_id,
+            caller=first.caller,
+            request_id=first.request_id,
+            buyer_id=first.buyer_id,
+            payment_method=first.payment_method,
+            failure_policy=domain.FailurePolicy(first.failure_policy),
+            capture_method=domain.CaptureMethod(first.capture_method),
+            metadata=first.metadata,
+            orders=[
+                NewOrder(
+                    r.seller_id, r.amount_minor, r.currency_code, r.commission_minor, r.reference
+                )
+                for r in rows
+            ],
+        )
+    return requests
+
+
+async def record(connection: AsyncConnection, progress: Sequence[Progress]) -> set[UUID]:
+    """Writes what the owner learnt; answers the operation_ids that were still its own.
+
+    ValueError if an owned item's order is in another state than its owner knew: a bug,
+    and nothing is written.
+    """
+    items = [_progress_row(p) for p in sorted(progress, key=lambda p: p.item.payment_id)]
+    rows = (await connection.execute(_RECORD, {"items": json.dumps(items)})).all()
+    strange = [row.operation_id.hex for row in rows if not row.changed]
+    if strange:
+        raise ValueError(f"orders of {strange} are not in the state that their owner knew")
+    return {row.operation_id for row in rows}
+
+
+async def take_due(connection: AsyncConnection, epoch: int, most: int) -> list[Item]:
+    """Takes operations whose next attempt is due, at most `most`."""
+    return await _take(connection, _TAKE_DUE, epoch, most)
+
+
+async def take_of_dead(connection: AsyncConnection, epoch: int, most: int) -> list[Item]:
+    """Takes operations of replicas that are dead, at most `most`."""
+    return await _take(connection, _TAKE_OF_DEAD, epoch, most)
+
+
+async def select_own(connection: AsyncConnection, epoch: int) -> list[Item]:
+    """All items that this epoch owns."""
+    return [_item(row) for row in await connection.execute(_SELECT_OWN, {"epoch": epoch})]
+
+
+async def insert_replica(connection: AsyncConnection, name: str, lease_s: float) -> int:
+    """A new epoch with a lease."""
+    found = await connection.execute(_NEW_REPLICA, {"name": name, "lease_s": lease_s})
+    return int(found.scalar_one())
+
+
+async def renew(connection: AsyncConnection, epoch: int, lease_s: float) -> bool:
+    """Renews the lease; False if the epoch was declared dead."""
+    found = await connection.execute(_RENEW, {"epoch": epoch, "lease_s": lease_s})
+    return found.first() is not None
+
+
+async def declare_dead(connection: AsyncConnection) -> list[int]:
+    """Declares all epochs dead whose lease has run out; answers which."""
+    return [row.epoch for row in await connection.execute(_DECLARE_DEAD)]
+
+
+async def release(connection: AsyncConnection, epoch: int) -> None:
+    """Gives up an epoch, so that others need not wait for its lease."""
+    await connection.execute(_RELEASE, {"epoch": epoch})
+
+
+async def _take(
+    connection: AsyncConnection, statement: TextClause, epoch: int, most: int
+) -> list[Item]:
+    found = await connection.execute(statement, {"epoch": epoch, "most": most})
+    return [_item(row) for row in found]
+
+
+def _order_row(payment_id: UUID, position: int, order: NewOrder) -> dict[str, object]:
+    order_id = ids.order_id(payment_id, position)
+    return {
+        "payment_id": payment_id.hex,
+        "position": position,
+        "order_id": order_id.hex,
+        "operation_id": ids.first_charge_id(order_id).hex,
+        "seller_id": order.seller_id,
+        "currency_code": order.currency_code,
+        "amount_minor": order.amount_minor,
+        "commission_minor": order.commission_minor,
+        "reference": order.reference,
+    }
+
+
+def _progress_row(progress: Progress) -> dict[str, object]:
+    item = progress.item
+    return {
+        "payment_id": item.payment_id.hex,
+        "operation_id": item.operation_id.hex,
+        "position": item.position,
+        "epoch": item.epoch,
+        "from_state": item.state,
+        "state": progress.state,
+        "operation_state": progress.operation_state,
+        "evidence": progress.evidence,
+        "psp_reference": progress.psp_reference,
+        "captured_minor": progress.captured_minor,
+        "decline_category": progress.decline_category,
+        "decline_code": progress.decline_code,
+        "attention_reason": progress.attention_reason,
+        "attempt": item.attempt + 1,
+        "retry_after_s": progress.retry_after_s,
+        "delayed": progress.delayed,
+    }
+
+
+def _item(row: Row[Any]) -> Item:
+    return Item(
+        payment_id=row.payment_id,
+        order_id=row.order_id,
+        operation_id=row.operation_id,
+        position=row.position,
+        seller_id=row.seller_id,
+        amount_minor=row.amount_minor,
+        currency_code=row.currency_code,
+        commission_minor=row.commission_minor,
+        payment_method=row.payment_method,
+        state=OrderState(row.state),
+        attempt=row.attempt,
+        epoch=row.epoch,
+    )

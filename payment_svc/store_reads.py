@@ -1,0 +1,145 @@
+"""The SQL that reads payments for callers, set-wise."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping, Sequence
+from itertools import groupby
+from typing import Any
+from uuid import UUID
+
+from sqlalchemy import Row, TextClause, text
+from sqlalchemy.ext.asyncio import AsyncConnection
+
+from mesh.money import Money
+from payment_svc.domain import (
+    Evidence,
+    Operation,
+    OperationState,
+    Order,
+    OrderState,
+    Payment,
+    PaymentState,
+)
+
+_SELECT_PAYMENTS = text("""
+SELECT p.payment_id, p.caller, p.request_id, p.buyer_id, p.state AS payment_state,
+  p.failure_policy, p.capture_method, p.metadata, p.create_time, p.update_time,
+  q.position, q.order_id, q.seller_id, q.amount_minor, q.currency_code, q.commission_minor,
+  q.reference, q.state, q.captured_minor, q.decline_category, q.decline_code,
+  q.attention_reason,
+  o.operation_id, o.kind, o.amount_minor AS operation_minor, o.state AS operation_state,
+  o.evidence, o.psp_reference, o.create_time AS operation_time,
+  o.epoch IS NULL AND NOT o.delayed AS rests
+FROM payment p
+JOIN payment_order q USING (payment_id)
+JOIN operation o ON o.payment_id = q.payment_id AND o.position = q.position
+WHERE p.payment_id = ANY(:payment_ids)
+ORDER BY p.payment_id, q.position, o.create_time, o.operation_id
+""")
+
+_SELECT_RESTING = text("""
+SELECT payment_id FROM operation WHERE payment_id = ANY(:payment_ids)
+GROUP BY payment_id HAVING bool_and(epoch IS NULL AND NOT delayed)
+""")
+
+
+async def select_payments(
+    connection: AsyncConnection, payment_ids: Sequence[UUID]
+) -> dict[UUID, Payment]:
+    """The payments with all that is in them, by id; those that are not there are left out."""
+    found = await connection.execute(_SELECT_PAYMENTS, {"payment_ids": list(payment_ids)})
+    return {
+        payment_id: _payment(list(rows))
+        for payment_id, rows in groupby(found, key=lambda row: row.payment_id)
+    }
+
+
+async def select_resting(connection: AsyncConnection, payment_ids: Sequence[UUID]) -> set[UUID]:
+    """Which of the payments rest, so that their callers need not wait."""
+    found = await connection.execute(_SELECT_RESTING, {"payment_ids": list(payment_ids)})
+    return {row.payment_id for row in found}
+
+
+async def list_payments(
+    connection: AsyncConnection, filters: Mapping[str, object], limit: int
+) -> list[Row[Any]]:
+    """(payment_id, create_time) of payments, newest first.
+
+    filters: any of buyer_id, seller_id, state, create_time_from, create_time_to, and
+    after_time with after_id, the last item of the page before.
+    """
+    statement = _list_statement(frozenset(filters))
+    return list(await connection.execute(statement, {**filters, "limit": limit}))
+
+
+_CONDITIONS = {
+    "buyer_id": "p.buyer_id = :buyer_id",
+    "state": "p.state = :state",
+    "create_time_from": "{t}.create_time >= :create_time_from",
+    "create_time_to": "{t}.create_time < :create_time_to",
+    "after_time": "({t}.create_time, {t}.payment_id) < (:after_time, :after_id)",
+}
+
+
+def _list_statement(names: frozenset[str]) -> TextClause:
+    # By seller the list walks the seller's index, whose rows are orders: one payment may
+    # have several of one seller, so they are made distinct, in the index's order.
+    by_seller = "seller_id" in names
+    table = "q" if by_seller else "p"
+    conditions = [c.format(t=table) for name, c in _CONDITIONS.items() if name in names]
+    if not by_seller:
+        source = "payment p"
+    else:
+        source = "payment_order q JOIN payment p USING (payment_id)"
+        conditions.append("q.seller_id = :seller_id")
+    where = " AND ".join(conditions) or "true"
+    return text(
+        f"SELECT DISTINCT {table}.create_time, {table}.payment_id FROM {source} WHERE {where}"
+        f" ORDER BY {table}.create_time DESC, {table}.payment_id DESC LIMIT :limit"
+    )
+
+
+def _payment(rows: Sequence[Row[Any]]) -> Payment:
+    first = rows[0]
+    return Payment(
+        payment_id=first.payment_id,
+        caller=first.caller,
+        request_id=first.request_id,
+        buyer_id=first.buyer_id,
+        state=PaymentState(first.payment_state),
+        failure_policy=first.failure_policy,
+        capture_method=first.capture_method,
+        metadata=first.metadata,
+        create_time=first.create_time,
+        update_time=first.update_time,
+        orders=[_order(list(group)) for _, group in groupby(rows, key=lambda row: row.position)],
+        rests=all(row.rests for row in rows),
+    )
+
+
+def _order(rows: Sequence[Row[Any]]) -> Order:
+    first = rows[0]
+    return Order(
+        order_id=first.order_id,
+        seller_id=first.seller_id,
+        amount=Money(first.amount_minor, first.currency_code),
+        commission_minor=first.commission_minor,
+        reference=first.reference,
+        state=OrderState(first.state),
+        captured_minor=first.captured_minor,
+        decline_category=first.decline_category,
+        decline_code=first.decline_code,
+        attention_reason=first.attention_reason,
+        operations=[
+            Operation(
+                operation_id=row.operation_id,
+                kind=row.kind,
+                amount=Money(row.operation_minor, row.currency_code),
+                state=OperationState(row.operation_state),
+                evidence=Evidence(row.evidence),
+                psp_reference=row.psp_reference,
+                create_time=row.operation_time,
+            )
+            for row in rows
+        ],
+    )

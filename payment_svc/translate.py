@@ -1,0 +1,136 @@
+"""Between the contract's messages and the domain, in both directions."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from datetime import UTC, datetime
+from uuid import UUID
+
+from google.protobuf.timestamp_pb2 import Timestamp
+from paymesh.common.v1 import money_pb2
+from paymesh.payment.v1 import payment_pb2 as pb
+from paymesh.payment.v1 import payment_service_pb2 as service_pb
+
+from mesh import ids
+from mesh.money import Money
+from mesh.paging import Position
+from payment_svc.domain import (
+    CaptureMethod,
+    FailurePolicy,
+    NewOrder,
+    NewPayment,
+    Operation,
+    Order,
+    Payment,
+)
+
+
+def new_payment(request: service_pb.CreatePaymentRequest, caller: str) -> NewPayment:
+    """The request after defaults."""
+    return NewPayment(
+        payment_id=ids.payment_id(caller, request.request_id),
+        caller=caller,
+        request_id=request.request_id,
+        buyer_id=request.buyer_id,
+        payment_method=request.payment_method,
+        failure_policy=FailurePolicy(request.failure_policy or FailurePolicy.BEST_EFFORT),
+        capture_method=CaptureMethod(request.capture_method or CaptureMethod.AUTOMATIC),
+        metadata=dict(request.metadata),
+        orders=[
+            NewOrder(
+                seller_id=order.seller_id,
+                amount_minor=order.amount.amount_minor,
+                currency_code=order.amount.currency_code,
+                commission_minor=order.commission.amount_minor,
+                reference=order.reference,
+            )
+            for order in request.orders
+        ],
+    )
+
+
+def list_filters(
+    request: service_pb.ListPaymentsRequest, after: Position | None
+) -> Mapping[str, object]:
+    """The filters that are set, by the names that the store knows."""
+    filters: dict[str, object] = {}
+    for name in ("buyer_id", "seller_id", "state"):
+        if value := getattr(request, name):
+            filters[name] = value
+    if request.HasField("create_time_from"):
+        filters["create_time_from"] = request.create_time_from.ToDatetime(tzinfo=UTC)
+    if request.HasField("create_time_to"):
+        filters["create_time_to"] = request.create_time_to.ToDatetime(tzinfo=UTC)
+    if after is not None:
+        filters |= {"after_time": after.create_time, "after_id": after.id}
+    return filters
+
+
+def payment_id_of(request: service_pb.GetPaymentRequest, caller: str) -> UUID:
+    """The payment that a read asks for."""
+    if request.HasField("payment_id"):
+        return UUID(request.payment_id)
+    return ids.payment_id(request.caller or caller, request.request_id)
+
+
+def payment_message(payment: Payment) -> pb.Payment:
+    """The payment as callers see it."""
+    return pb.Payment(
+        payment_id=payment.payment_id.hex,
+        request_id=payment.request_id,
+        caller=payment.caller,
+        buyer_id=payment.buyer_id,
+        state=pb.PaymentState.ValueType(payment.state),
+        failure_policy=pb.FailurePolicy.ValueType(payment.failure_policy),
+        capture_method=pb.CaptureMethod.ValueType(payment.capture_method),
+        orders=[_order_message(order) for order in payment.orders],
+        metadata=payment.metadata,
+        create_time=_timestamp(payment.create_time),
+        update_time=_timestamp(payment.update_time),
+    )
+
+
+def _order_message(order: Order) -> pb.PaymentOrder:
+    code = order.amount.currency_code
+    zero = money_pb2.Money(currency_code=code)
+    return pb.PaymentOrder(
+        order_id=order.order_id.hex,
+        seller_id=order.seller_id,
+        amount=_money(order.amount),
+        commission=money_pb2.Money(amount_minor=order.commission_minor, currency_code=code),
+        reference=order.reference,
+        state=pb.OrderState.ValueType(order.state),
+        authorized=zero,
+        captured=money_pb2.Money(amount_minor=order.captured_minor, currency_code=code),
+        refunded=zero,
+        disputed=zero,
+        decline=pb.Decline(
+            category=pb.DeclineCategory.ValueType(order.decline_category), code=order.decline_code
+        )
+        if order.decline_category
+        else None,
+        attention_reason=order.attention_reason,
+        operations=[_operation_message(operation) for operation in order.operations],
+    )
+
+
+def _operation_message(operation: Operation) -> pb.Operation:
+    return pb.Operation(
+        operation_id=operation.operation_id.hex,
+        kind=pb.OperationKind.ValueType(operation.kind),
+        amount=_money(operation.amount),
+        state=pb.OperationState.ValueType(operation.state),
+        source=pb.EvidenceSource.ValueType(operation.evidence),
+        psp_reference=operation.psp_reference,
+        create_time=_timestamp(operation.create_time),
+    )
+
+
+def _money(money: Money) -> money_pb2.Money:
+    return money_pb2.Money(amount_minor=money.amount_minor, currency_code=money.currency_code)
+
+
+def _timestamp(time: datetime) -> Timestamp:
+    stamp = Timestamp()
+    stamp.FromDatetime(time)
+    return stamp

@@ -1,0 +1,1 @@
+"""The command line `paymesh`: it speaks RPCs and nothing else."""

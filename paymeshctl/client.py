@@ -1,0 +1,187 @@
+"""The RPCs that the command line makes, all in this one place.
+
+Synchronous gRPC. Every call has a deadline and names its caller; none is repeated by
+itself, because whoever sits at the terminal decides that. A failed call is a MeshError.
+"""
+
+from __future__ import annotations
+
+import os
+import secrets
+import time
+from collections.abc import Callable
+from dataclasses import dataclass
+from types import TracebackType
+from typing import Self, TypeVar
+from uuid import UUID
+
+import grpc
+from google.protobuf.message import Message
+from paymesh.ledger.v1 import ledger_service_pb2 as ledger_pb
+from paymesh.ledger.v1.ledger_service_pb2_grpc import LedgerServiceStub
+from paymesh.payment.v1 import payment_service_pb2 as payment_pb
+from paymesh.payment.v1.payment_service_pb2_grpc import PaymentServiceStub
+from paymesh.wallet.v1 import wallet_service_pb2 as wallet_pb
+from paymesh.wallet.v1.wallet_service_pb2_grpc import WalletServiceStub
+
+from mesh.channel import MAX_MESSAGE_BYTES
+from mesh.status import from_rpc_error
+from paymeshctl.exits import CommandError, Exit
+from paymeshctl.ports import DEFAULT_PORT_BASE, HOST, MAX_PORT_BASE, PORT_OFFSETS
+
+TARGET_SETTING = "PAYMESH_TARGET"
+DEFAULT_TARGET = f"{HOST}:{DEFAULT_PORT_BASE}"
+DEFAULT_CALLER = "default"
+CALLER_KEY = "paymesh-caller"
+
+READ_TIMEOUT_S = 10.0
+# The time that CreatePayment itself takes where it is given none.
+PAY_TIMEOUT_S = 30.0
+
+Response = TypeVar("Response", bound=Message)
+
+
+@dataclass(frozen=True, slots=True)
+class Target:
+    """Where a mesh is: a host, and the port from which on its services listen."""
+
+    host: str
+    port_base: int
+
+    def address(self, service: str) -> str:
+        """`host:port` of a service."""
+        return f"{self.host}:{self.port_base + PORT_OFFSETS[service]}"
+
+
+def parse_target(text: str | None) -> Target:
+    """A target from `HOST:PORT_BASE`; by default $PAYMESH_TARGET, else DEFAULT_TARGET.
+
+    Raises CommandError.
+    """
+    text = text or os.environ.get(TARGET_SETTING) or DEFAULT_TARGET
+    host, _, port = text.rpartition(":")
+    if not host or not port.isdecimal() or not 0 <= int(port) <= MAX_PORT_BASE:
+        raise CommandError(
+            Exit.BAD_USAGE,
+            f"the target {text!r} is not HOST:PORT_BASE, with a port base of 0 to "
+            f"{MAX_PORT_BASE} (--target or {TARGET_SETTING}; for example {DEFAULT_TARGET})",
+        )
+    return Target(host, int(port))
+
+
+def new_request_id() -> str:
+    """A new idempotency key, a UUIDv7: its time bits lead all ids that are computed from it."""
+    milliseconds = time.time_ns() // 1_000_000
+    value = (milliseconds << 80) | secrets.randbits(80)
+    value = value & ~(0xF << 76) | (7 << 76)
+    value = value & ~(3 << 62) | (2 << 62)
+    return str(UUID(int=value))
+
+
+def open_channel(address: str) -> grpc.Channel:
+    """A plaintext channel; tests put a fake one in its place."""
+    return grpc.insecure_channel(
+        address,
+        options=[
+            ("grpc.max_receive_message_length", MAX_MESSAGE_BYTES),
+            ("grpc.enable_retries", 0),
+            # The proxy of a company's network does not lead to the mesh.
+            ("grpc.enable_http_proxy", 0),
+        ],
+    )
+
+
+class Client:
+    """The RPCs of one mesh, made as one caller."""
+
+    def __init__(
+        self, target: Target, *, caller: str = DEFAULT_CALLER, timeout_s: float | None = None
+    ) -> None:
+        """timeout_s: the deadline of every call, in seconds; None takes the defaults."""
+        self._target = target
+        self._caller = caller
+        self._timeout_s = timeout_s
+        self._channels: dict[str, grpc.Channel] = {}
+
+    def __enter__(self) -> Self:
+        return self
+
+    def __exit__(
+        self,
+        kind: type[BaseException] | None,
+        error: BaseException | None,
+        traceback: TracebackType | None,
+    ) -> None:
+        for channel in self._channels.values():
+            channel.close()
+
+    def create_payment(
+        self, request: payment_pb.CreatePaymentRequest
+    ) -> payment_pb.CreatePaymentResponse:
+        """Pays; may be repeated with the same request."""
+        return self._call(self._payment().CreatePayment, request, PAY_TIMEOUT_S)
+
+    def get_payment(self, request: payment_pb.GetPaymentRequest) -> payment_pb.GetPaymentResponse:
+        """Reads one payment."""
+        return self._call(self._payment().GetPayment, request)
+
+    def list_payments(
+        self, request: payment_pb.ListPaymentsRequest
+    ) -> payment_pb.ListPaymentsResponse:
+        """Reads one page of payments."""
+        return self._call(self._payment().ListPayments, request)
+
+    def get_wallet(self, request: wallet_pb.GetWalletRequest) -> wallet_pb.GetWalletResponse:
+        """Reads a seller's balances."""
+        return self._call(self._wallet().GetWallet, request)
+
+    def list_movements(
+        self, request: wallet_pb.ListMovementsRequest
+    ) -> wallet_pb.ListMovementsResponse:
+        """Reads one page of a seller's movements."""
+        return self._call(self._wallet().ListMovements, request)
+
+    def get_balance(self, request: ledger_pb.GetBalanceRequest) -> ledger_pb.GetBalanceResponse:
+        """Reads the balance of one account."""
+        return self._call(self._ledger().GetBalance, request)
+
+    def get_trial_balance(
+        self, request: ledger_pb.GetTrialBalanceRequest
+    ) -> ledger_pb.GetTrialBalanceResponse:
+        """Reads the trial balance."""
+        return self._call(self._ledger().GetTrialBalance, request)
+
+    def list_journals(
+        self, request: ledger_pb.ListJournalsRequest
+    ) -> ledger_pb.ListJournalsResponse:
+        """Reads one page of journals."""
+        return self._call(self._ledger().ListJournals, request)
+
+    def _payment(self) -> PaymentServiceStub:
+        return PaymentServiceStub(self._channel("payment"))
+
+    def _wallet(self) -> WalletServiceStub:
+        return WalletServiceStub(self._channel("wallet"))
+
+    def _ledger(self) -> LedgerServiceStub:
+        return LedgerServiceStub(self._channel("ledger"))
+
+    def _channel(self, service: str) -> grpc.Channel:
+        if service not in self._channels:
+            self._channels[service] = open_channel(self._target.address(service))
+        return self._channels[service]
+
+    def _call(
+        self,
+        method: Callable[..., Response],
+        request: Message,
+        timeout_s: float = READ_TIMEOUT_S,
+    ) -> Response:
+        try:
+            return method(
+                request,
+                timeout=self._timeout_s or timeout_s,
+                metadata=((CALLER_KEY, self._caller),),
+            )
+        except grpc.RpcError as error:
+            raise from_rpc_error(error) from error

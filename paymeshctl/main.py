@@ -1,0 +1,39 @@
+"""The command `paymesh`: its verbs, wired."""
+
+from __future__ import annotations
+
+import typer
+
+from paymeshctl import books, payments
+from paymeshctl.databases import migrate
+from paymeshctl.demo import demo
+from paymeshctl.exits import HELP
+from paymeshctl.up import up
+
+app = typer.Typer(
+    no_args_is_help=True,
+    add_completion=False,
+    # A traceback with the values of locals would show what must not be seen.
+    pretty_exceptions_enable=False,
+    help="A payments mesh: start it, pay with it, read its books.",
+    epilog=HELP,
+)
+
+app.command(epilog=f"Example: paymesh up --data-dir ./data --port-base 50050. {HELP}")(up)
+app.command(epilog=f"Example: paymesh demo. {HELP}")(demo)
+app.command(
+    epilog="Example: paymesh pay --buyer buyer-1 --method tok_ok --order alice=12.50:EUR:1.25 "
+    f"--order bob=30:EUR. {HELP}"
+)(payments.pay)
+app.add_typer(payments.app, name="payment")
+app.command(epilog=f"Example: paymesh wallet alice --movements. {HELP}")(books.wallet)
+app.add_typer(books.app, name="ledger")
+app.command(
+    epilog="Example: PAYMESH_DATABASE_URL=postgresql://… PAYMESH_PAYMENT_DATABASE_URL=… "
+    f"paymesh migrate. {HELP}"
+)(migrate)
+
+
+def main() -> None:
+    """Runs the verb that the command line names, and exits with its code."""
+    app()

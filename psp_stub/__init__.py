@@ -1,0 +1,1 @@
+"""The reference PSP adapter, with scripted behaviours."""

@@ -1,0 +1,5 @@
+"""Run by Alembic for each migration run."""
+
+from mesh.migrations import run_env
+
+run_env()

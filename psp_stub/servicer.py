@@ -1,0 +1,203 @@
+"""paymesh.psp.v1.PspService: proto → domain → operation → proto."""
+
+from __future__ import annotations
+
+import asyncio
+from collections.abc import AsyncIterator, Mapping
+from typing import Any
+
+import grpc
+from google.protobuf import duration_pb2
+from iso4217 import Currency
+from paymesh.common.v1 import money_pb2
+from paymesh.payment.v1 import payment_pb2
+from paymesh.psp.v1 import psp_service_pb2 as pb
+from paymesh.psp.v1 import psp_service_pb2_grpc as pb_grpc
+
+from mesh import ids
+from mesh.cards import refuse_card_numbers
+from mesh.errors import MeshError, Reason, Violation, validation_failed
+from mesh.money import exponent
+from mesh.status import to_status
+from mesh.validation import check
+from psp_stub.domain import SOURCE, Ask, Charge, DeclineCategory, State
+from psp_stub.operations import Answer, Operations
+from psp_stub.processor import Processor
+
+Context = grpc.aio.ServicerContext[Any, Any]
+
+MAX_ITEMS = 1000
+MAX_KEY_CHARACTERS = 255
+
+_CATEGORIES: Mapping[DeclineCategory, payment_pb2.DeclineCategory.ValueType] = {
+    category: payment_pb2.DeclineCategory.Value(f"DECLINE_CATEGORY_{category.name}")
+    for category in DeclineCategory
+}
+
+
+class PspServicer(pb_grpc.PspServiceServicer):
+    """The adapter contract, served by the stub."""
+
+    def __init__(
+        self, processor: Processor, operations: Operations, *, key_memory_s: float
+    ) -> None:
+        """key_memory_s: told as the key window."""
+        self._processor = processor
+        self._operations = operations
+        self._capabilities = _capabilities(key_memory_s)
+
+    async def Charge(
+        self, request: pb.ChargeRequest, context: Context
+    ) -> AsyncIterator[pb.ChargeResponse]:
+        _refuse_long_list("items", len(request.items))
+        asks: list[Ask] = []
+        refused: list[pb.ChargeOutcome] = []
+        for item in request.items:
+            ask = _ask(item)
+            if isinstance(ask, MeshError):
+                refused.append(_outcome(item.idempotency_key, ask))
+            else:
+                asks.append(ask)
+        if refused:
+            yield pb.ChargeResponse(outcomes=refused)
+        is_silent = False
+        async for told in self._processor.process(asks):
+            outcomes = [
+                _outcome(ask.idempotency_key, answer) for ask, answer in told if answer is not None
+            ]
+            is_silent = is_silent or len(outcomes) < len(told)
+            if outcomes:
+                yield pb.ChargeResponse(outcomes=outcomes)
+        if is_silent:
+            await asyncio.Event().wait()  # until the client's deadline cancels the call
+
+    async def LookUp(
+        self, request: pb.LookUpRequest, context: Context
+    ) -> AsyncIterator[pb.LookUpResponse]:
+        _refuse_long_list("idempotency_keys", len(request.idempotency_keys))
+        right: list[str] = []
+        results: list[pb.LookUpResult] = []
+        for key in request.idempotency_keys:
+            violation = _key_violation(key)
+            if violation is None:
+                right.append(key)
+            else:
+                results.append(_result(key, validation_failed(violation)))
+        try:
+            found = await self._operations.look_up(right)
+        except MeshError as error:
+            results += [_result(key, error) for key in right]
+        else:
+            results += [_result(key, found.get(key)) for key in right]
+        if results:
+            yield pb.LookUpResponse(results=results)
+
+    async def GetCapabilities(
+        self, request: pb.GetCapabilitiesRequest, context: Context
+    ) -> pb.GetCapabilitiesResponse:
+        return self._capabilities
+
+
+def _capabilities(key_memory_s: float) -> pb.GetCapabilitiesResponse:
+    key_window = duration_pb2.Duration()
+    key_window.FromMicroseconds(int(key_memory_s * 1_000_000))
+    return pb.GetCapabilitiesResponse(
+        source=SOURCE,
+        key_window=key_window,
+        currencies=[
+            pb.CurrencyCapability(currency_code=currency.code, exponent=digits)
+            for currency in sorted(Currency, key=lambda currency: currency.code)
+            if (digits := exponent(currency.code)) is not None
+        ],
+        funding_account=pb.FUNDING_ACCOUNT_PSP_RECEIVABLE,
+        day_time_zone="UTC",
+        day_cut_off=duration_pb2.Duration(),
+    )
+
+
+def _refuse_long_list(field: str, length: int) -> None:
+    if length > MAX_ITEMS:
+        raise validation_failed(Violation(field, f"at most {MAX_ITEMS}"))
+
+
+def _ask(item: pb.ChargeItem) -> Ask | MeshError:
+    error = check(item) or refuse_card_numbers(item)
+    if error is not None:
+        return error
+    if "\0" in item.idempotency_key or "\0" in item.payment_method:
+        field = "idempotency_key" if "\0" in item.idempotency_key else "payment_method"
+        return validation_failed(Violation(field, "must not hold a NUL"))
+    if exponent(item.amount.currency_code) is None:
+        return MeshError(
+            Reason.UNKNOWN_CURRENCY,
+            "the currency is not money in use by ISO 4217",
+            violations=(Violation("amount.currency_code", "not money in use by ISO 4217"),),
+        )
+    return Ask(
+        item.idempotency_key,
+        ids.parse(item.operation_id),
+        ids.parse(item.order_id),
+        item.payment_method,
+        item.amount.amount_minor,
+        item.amount.currency_code,
+    )
+
+
+def _key_violation(key: str) -> Violation | None:
+    if not 1 <= len(key) <= MAX_KEY_CHARACTERS:
+        return Violation("idempotency_keys", f"must have 1 to {MAX_KEY_CHARACTERS} characters")
+    if "\0" in key:
+        return Violation("idempotency_keys", "must not hold a NUL")
+    return None
+
+
+def _outcome(key: str, answer: Charge | MeshError) -> pb.ChargeOutcome:
+    if isinstance(answer, MeshError):
+        return pb.ChargeOutcome(idempotency_key=key, error=to_status(answer))
+    match answer.state:
+        case State.CAPTURED:
+            return pb.ChargeOutcome(idempotency_key=key, captured=_captured(answer))
+        case State.DECLINED:
+            return pb.ChargeOutcome(idempotency_key=key, declined=_declined(answer))
+        case State.PENDING:
+            return pb.ChargeOutcome(idempotency_key=key, pending=_pending(answer))
+
+
+def _result(key: str, answer: Answer) -> pb.LookUpResult:
+    """None: not found."""
+    if answer is None:
+        return pb.LookUpResult(idempotency_key=key, not_found=pb.NotFound())
+    if isinstance(answer, MeshError):
+        return pb.LookUpResult(idempotency_key=key, error=to_status(answer))
+    match answer.state:
+        case State.CAPTURED:
+            return pb.LookUpResult(idempotency_key=key, captured=_captured(answer))
+        case State.DECLINED:
+            return pb.LookUpResult(idempotency_key=key, declined=_declined(answer))
+        case State.PENDING:
+            return pb.LookUpResult(idempotency_key=key, pending=_pending(answer))
+
+
+def _captured(charge: Charge) -> pb.ChargeCaptured:
+    return pb.ChargeCaptured(
+        amount=_money(charge.captured_minor, charge.currency_code),
+        psp_reference=charge.psp_reference,
+        fee=_money(charge.fee_minor, charge.currency_code),
+    )
+
+
+def _declined(charge: Charge) -> pb.ChargeDeclined:
+    assert charge.decline is not None  # noqa: S101 - the table's own CHECK
+    return pb.ChargeDeclined(
+        category=_CATEGORIES[charge.decline.category],
+        code=charge.decline.code,
+        psp_reference=charge.psp_reference,
+    )
+
+
+def _pending(charge: Charge) -> pb.ChargePending:
+    return pb.ChargePending(psp_reference=charge.psp_reference)
+
+
+def _money(amount_minor: int, currency_code: str) -> money_pb2.Money:
+    return money_pb2.Money(amount_minor=amount_minor, currency_code=currency_code)

@@ -1,0 +1,1 @@
+"""Services through real gRPC, with the whole interceptor chain."""

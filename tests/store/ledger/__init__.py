@@ -1,0 +1,1 @@
+"""ledger_svc on a real PostgreSQL."""

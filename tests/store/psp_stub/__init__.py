@@ -1,0 +1,1 @@
+"""The stub's tables and transactions on a real PostgreSQL."""

@@ -1,0 +1,1 @@
+"""wallet_svc on a real PostgreSQL."""

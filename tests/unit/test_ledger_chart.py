@@ -1,0 +1,244 @@
+"""The chart of accounts and the posting rules."""
+
+from __future__ import annotations
+
+import uuid
+from collections import Counter
+from typing import Any
+
+import pytest
+from hypothesis import assume, given
+from hypothesis import strategies as st
+from paymesh.ledger.v1 import ledger_service_pb2 as pb
+
+from ledger_svc import chart
+from ledger_svc.chart import CaptureEvent
+from ledger_svc.domain import (
+    Account,
+    AccountKind,
+    Direction,
+    Entry,
+    Journal,
+    JournalKind,
+    UnbalancedError,
+    check_balanced,
+)
+from mesh import ids
+from mesh.errors import Code, Reason
+from mesh.money import MAX_AMOUNT_MINOR, Money
+from tests.support.captures import new_capture
+
+K = AccountKind
+currencies = st.sampled_from(["EUR", "USD", "JPY", "BHD"])
+names = st.text(st.characters(exclude_categories=("Cc", "Cs")), min_size=1, max_size=63)
+fees = st.none() | st.builds(Money, st.integers(0, MAX_AMOUNT_MINOR), currencies)
+
+
+@st.composite
+def captures(draw: st.DrawFn) -> CaptureEvent:
+    captured = draw(st.integers(1, MAX_AMOUNT_MINOR))
+    pending = draw(st.integers(0, captured) | st.sampled_from([0, captured]))
+    return CaptureEvent(
+        draw(st.uuids()),
+        draw(st.integers(0, 3)),
+        draw(st.uuids()),
+        draw(names),
+        draw(names),
+        Money(captured, draw(currencies)),
+        pending,
+        captured - pending,
+        draw(fees),
+    )
+
+
+def net(journals: tuple[Journal, ...]) -> Counter[tuple[Account, str]]:
+    """Debits less credits by account and currency."""
+    sums: Counter[tuple[Account, str]] = Counter()
+    for journal in journals:
+        for entry in journal.entries:
+            sign = 1 if entry.direction is Direction.DEBIT else -1
+            sums[entry.account, entry.currency_code] += sign * entry.amount_minor
+    return sums
+
+
+@given(captures())
+def test_every_capture_balances_and_conserves_money(event: CaptureEvent) -> None:
+    journals = chart.journals(event)
+
+    sums = net(journals)
+    by_currency: Counter[str] = Counter()
+    for (_, currency_code), amount_minor in sums.items():
+        by_currency[currency_code] += amount_minor
+    assert not any(by_currency.values())
+
+    currency_code = event.captured.currency_code
+    seller = sums[Account(K.SELLER_PENDING, owner_id=event.seller_id), currency_code]
+    commission = sums[Account(K.COMMISSION_REVENUE), currency_code]
+    assert -seller == event.seller_pending_minor
+    assert -commission == event.commission_minor
+    assert -(seller + commission) == event.captured.amount_minor
+
+    fee = Counter[str]()
+    if event.fee is not None:
+        fee[event.fee.currency_code] = event.fee.amount_minor
+    for code in {currency_code, *fee}:
+        receivable = sums[Account(K.PSP_RECEIVABLE, source=event.source), code]
+        expense = sums[Account(K.PSP_FEE_EXPENSE, source=event.source), code]
+        captured = event.captured.amount_minor if code == currency_code else 0
+        assert expense == fee[code]
+        assert receivable == captured - fee[code]
+
+
+@given(captures())
+def test_every_journal_is_well_formed(event: CaptureEvent) -> None:
+    journals = chart.journals(event)
+
+    assert [j.kind for j in journals] == (
+        [JournalKind.CAPTURE, JournalKind.PSP_FEE]
+        if event.fee and event.fee.amount_minor
+        else [JournalKind.CAPTURE]
+    )
+    for journal in journals:
+        assert journal.journal_id == ids.journal_id(
+            journal.kind.name.lower(), event.operation_id, event.revision
+        )
+        assert journal.journal_id in chart.possible_ids(journals[0])
+        assert len(journal.entries) >= 2
+        for entry in journal.entries:
+            assert entry.amount_minor > 0
+            assert chart.violations(entry.account) == []
+
+
+def test_the_sale_of_the_facts() -> None:
+    event = new_capture(
+        seller_id="s", source="psp", pending_minor=90, commission_minor=10, fee=Money(3, "EUR")
+    )
+    capture, fee = chart.journals(event)
+
+    receivable = Account(K.PSP_RECEIVABLE, source="psp")
+    assert capture.entries == (
+        Entry(receivable, Direction.DEBIT, "EUR", 100),
+        Entry(Account(K.SELLER_PENDING, owner_id="s"), Direction.CREDIT, "EUR", 90),
+        Entry(Account(K.COMMISSION_REVENUE), Direction.CREDIT, "EUR", 10),
+    )
+    assert fee.entries == (
+        Entry(Account(K.PSP_FEE_EXPENSE, source="psp"), Direction.DEBIT, "EUR", 3),
+        Entry(receivable, Direction.CREDIT, "EUR", 3),
+    )
+
+
+@pytest.mark.parametrize(("pending", "commission"), [(100, 0), (0, 100)])
+def test_a_line_of_zero_is_left_out(pending: int, commission: int) -> None:
+    (journal,) = chart.journals(new_capture(pending_minor=pending, commission_minor=commission))
+    assert len(journal.entries) == 2
+
+
+@given(captures(), st.integers(-10, 10))
+def test_an_event_that_conserves_nothing_is_refused(event: CaptureEvent, off_minor: int) -> None:
+    assume(off_minor)
+    assume(event.commission_minor + off_minor >= 0)
+    with pytest.raises(UnbalancedError) as raised:
+        chart.journals(event._replace(commission_minor=event.commission_minor + off_minor))
+    assert raised.value.code is Code.INVALID_ARGUMENT
+    assert raised.value.is_permanent
+    assert raised.value.metadata["currency_code"] == event.captured.currency_code
+    assert raised.value.metadata["debit_less_credit_minor"] == str(-off_minor)
+
+
+def test_one_currency_does_not_make_up_for_another() -> None:
+    commission, loss = Account(K.COMMISSION_REVENUE), Account(K.CHARGEBACK_LOSS)
+    journal = chart.journals(new_capture())[0]._replace(
+        entries=(
+            Entry(loss, Direction.DEBIT, "EUR", 5),
+            Entry(commission, Direction.CREDIT, "USD", 5),
+        )
+    )
+    with pytest.raises(UnbalancedError) as raised:
+        check_balanced(journal)
+    assert raised.value.reason is Reason.VALIDATION_FAILED
+
+
+@given(captures())
+def test_the_same_event_is_a_replay(event: CaptureEvent) -> None:
+    assert chart.differences(chart.journals(event), chart.journals(event)) == ()
+
+
+EUR_3 = Money(3, "EUR")
+CAPTURED = "capture.captured"
+
+
+@pytest.mark.parametrize(
+    ("change", "fields"),
+    [
+        ({"order_id": uuid.uuid4()}, {"order_id"}),
+        ({"seller_id": "other"}, {"capture.seller_id"}),
+        ({"source": "other"}, {"capture.source"}),
+        ({"captured": Money(100, "USD")}, {f"{CAPTURED}.currency_code"}),
+        (
+            {"captured": Money(101, "EUR"), "commission_minor": 11},
+            {f"{CAPTURED}.amount_minor", "capture.commission_minor"},
+        ),
+        (
+            {"seller_pending_minor": 80, "commission_minor": 20},
+            {"capture.seller_pending_minor", "capture.commission_minor"},
+        ),
+        (
+            {"seller_pending_minor": 0, "commission_minor": 100},
+            {"capture.seller_pending_minor", "capture.commission_minor"},
+        ),
+        ({"fee": None}, {"capture.fee.amount_minor"}),
+        ({"fee": Money(0, "EUR")}, {"capture.fee.amount_minor"}),
+        ({"fee": Money(4, "EUR")}, {"capture.fee.amount_minor"}),
+        ({"fee": Money(3, "USD")}, {"capture.fee.currency_code"}),
+    ],
+)
+def test_another_event_names_the_fields(change: dict[str, Any], fields: set[str]) -> None:
+    event = new_capture(fee=EUR_3)
+    stored, asked = chart.journals(event), chart.journals(event._replace(**change))
+    assert set(chart.differences(asked, stored)) == fields
+    assert set(chart.differences(stored, asked)) == fields
+
+
+@given(captures(), captures())
+def test_no_difference_goes_unnamed(one: CaptureEvent, other: CaptureEvent) -> None:
+    stored = chart.journals(one)
+    asked = chart.journals(other._replace(operation_id=one.operation_id, revision=one.revision))
+    assert (chart.differences(asked, stored) == ()) == (asked == stored)
+
+
+def test_every_kind_is_in_the_chart() -> None:
+    assert set(chart.CHART) == set(AccountKind)
+
+
+def test_no_account_has_both_owner_and_source() -> None:
+    assert not any(rule.owned and rule.sourced for rule in chart.CHART.values())
+
+
+@pytest.mark.parametrize(
+    ("account", "fields"),
+    [
+        (Account(K.SELLER_PENDING, owner_id="s"), []),
+        (Account(K.SELLER_PENDING), ["owner_id"]),
+        (Account(K.SELLER_PENDING, source="psp"), ["owner_id", "source"]),
+        (Account(K.PSP_RECEIVABLE, source="psp"), []),
+        (Account(K.PSP_RECEIVABLE), ["source"]),
+        (Account(K.COMMISSION_REVENUE), []),
+        (Account(K.COMMISSION_REVENUE, "s", "psp"), ["owner_id", "source"]),
+    ],
+)
+def test_owner_and_source_go_with_the_kind(account: Account, fields: list[str]) -> None:
+    assert [violation.field for violation in chart.violations(account)] == fields
+
+
+@pytest.mark.parametrize(
+    ("ours", "wire", "prefix"),
+    [
+        (AccountKind, pb.AccountKind, "ACCOUNT_KIND_"),
+        (JournalKind, pb.JournalKind, "JOURNAL_KIND_"),
+        (Direction, pb.Direction, "DIRECTION_"),
+    ],
+)
+def test_the_numbers_are_those_of_the_wire(ours: Any, wire: Any, prefix: str) -> None:
+    assert {f"{prefix}{member.name}": member.value for member in ours} == {
+        name: number for name, number in wire.items() if number
+    }

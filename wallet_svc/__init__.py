@@ -1,0 +1,1 @@
+"""What each seller is owed, pending, available and reserved."""

@@ -1,0 +1,11 @@
+"""The settings of wallet_svc: PAYMESH_WALLET_*."""
+
+from __future__ import annotations
+
+from mesh.config import ServiceSettings, settings_config
+
+
+class Settings(ServiceSettings):
+    """Those of every service."""
+
+    model_config = settings_config("PAYMESH_WALLET_")

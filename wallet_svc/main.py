@@ -1,0 +1,56 @@
+"""Wiring of wallet_svc: `python -m wallet_svc`."""
+
+from __future__ import annotations
+
+from functools import partial
+
+from paymesh.wallet.v1 import wallet_posting_service_pb2, wallet_service_pb2
+from paymesh.wallet.v1.wallet_posting_service_pb2_grpc import (
+    add_WalletPostingServiceServicer_to_server,
+)
+from paymesh.wallet.v1.wallet_service_pb2_grpc import add_WalletServiceServicer_to_server
+
+from mesh import server as mesh_server
+from mesh.config import load
+from mesh.db import Database
+from mesh.server import Background, Server
+from wallet_svc import operations
+from wallet_svc.config import Settings
+from wallet_svc.servicer import WalletPostingServicer, WalletServicer, WalletWriter
+
+NAME = "wallet_svc"
+
+# A call brings a whole list, so few calls make one commit long enough.
+MAX_CALLS_PER_COMMIT = 8
+
+
+def wire(settings: Settings, database: Database) -> tuple[Server, Background]:
+    """The server, and what has to run beside it."""
+    writer = WalletWriter(
+        NAME, partial(operations.apply_movements, database), max_items=MAX_CALLS_PER_COMMIT
+    )
+    server = Server(NAME, settings)
+    add_WalletServiceServicer_to_server(WalletServicer(database), server.grpc)
+    server.add(wallet_service_pb2.DESCRIPTOR.services_by_name["WalletService"].full_name)
+    add_WalletPostingServiceServicer_to_server(WalletPostingServicer(writer), server.grpc)
+    server.add(
+        wallet_posting_service_pb2.DESCRIPTOR.services_by_name["WalletPostingService"].full_name,
+        internal=True,
+    )
+    return server, writer.run
+
+
+async def serve(settings: Settings) -> None:
+    """Serves until SIGTERM or SIGINT."""
+    database = Database(settings.database_url, application_name=NAME)
+    try:
+        server, writer = wire(settings, database)
+        await server.run(writer)
+    finally:
+        await database.close()
+
+
+def main() -> None:
+    """Runs the service from its settings, as the process."""
+    settings = load(Settings)
+    mesh_server.main(NAME, settings.log_level, partial(serve, settings))

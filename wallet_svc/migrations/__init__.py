@@ -1,0 +1,1 @@
+"""The schema of wallet_svc, step by step."""
