@@ -21,6 +21,7 @@ from collections.abc import Callable, Coroutine, Iterable, Sequence
 from contextlib import aclosing
 from dataclasses import dataclass
 from typing import Any
+from uuid import UUID
 
 import structlog
 
@@ -40,7 +41,7 @@ class Run:
     """One round of one operation. detail: what came instead of evidence, for people."""
 
     operation: Operation
-    psp_key: str
+    psp_key: UUID
     resent: bool = False
     detail: str = ""
 
@@ -95,7 +96,8 @@ class Ladder:
             capabilities = await self._psp.capabilities()
             send_by = _now() + capabilities.safe_s
             results = await self._writer.write(
-                [Intent(run.operation, capabilities.source) for run in runs], durable=False
+                [Intent(run.operation, run.psp_key, capabilities.source) for run in runs],
+                durable=False,
             )
         except MeshError as error:  # of the capabilities: without them nothing can be sent
             await self._tell_resting(runs, error)
@@ -145,12 +147,12 @@ class Ladder:
         PSP may have forgotten what it took for another call under the same key. So a
         process that was stopped for long after its commit does not send any more.
         """
-        waiting = {run.psp_key: run for run in runs}
+        waiting = {run.psp_key.hex: run for run in runs}
         timeout_s = min(self._psp_deadline_s, send_by - _now())
         why = "no answer"
         try:
             if timeout_s > 0:
-                items = [(run.psp_key, run.operation) for run in runs]
+                items = [(run.psp_key.hex, run.operation) for run in runs]
                 async with aclosing(self._psp.charge(items, timeout_s)) as answers:
                     async for answered in answers:
                         self._charged(answered, waiting, first_call=first_call)
@@ -191,7 +193,7 @@ class Ladder:
 
     async def _ask(self, runs: Sequence[Run]) -> None:
         """Asks the PSP by our keys. Without evidence the round ends, or sends once more."""
-        waiting = {run.psp_key: run for run in runs}
+        waiting = {run.psp_key.hex: run for run in runs}
         why = "no answer"
         try:
             async with aclosing(self._psp.look_up(list(waiting))) as answers:

@@ -22,9 +22,13 @@ log = structlog.get_logger()
 
 
 class Intent(NamedTuple):
-    """The operation is about to be sent for the first time, to the PSP named `source`."""
+    """The operation is about to be sent for the first time, under this key.
+
+    source: the PSP's stable name.
+    """
 
     operation: Operation
+    psp_key: UUID
     source: str
 
 
@@ -78,7 +82,7 @@ async def write(database: Database, writes: Sequence[Write]) -> list[Written | M
     with the row as it is stored. Errors: those of Database.commit; of an item, INTERNAL
     for an operation whose row is gone (a database restored to an earlier time).
     """
-    intents = [(w.operation, w.source) for w in writes if isinstance(w, Intent)]
+    intents = [(w.operation, w.psp_key, w.source) for w in writes if isinstance(w, Intent)]
     resends = [(w.operation_id, w.safe_s) for w in writes if isinstance(w, Resend)]
     found = [w for w in writes if isinstance(w, Found)]
     unresolved = [w for w in writes if isinstance(w, Unresolved)]

@@ -90,7 +90,7 @@ class Runner:
             elif run is None:
                 run = _Run(
                     operation=operation,
-                    psp_key=ids.psp_key(operation.operation_id).hex,
+                    psp_key=ids.psp_key(operation.operation_id),
                     started=started,
                     intended=intended,
                     listeners=[listener],

@@ -4,6 +4,8 @@ from __future__ import annotations
 
 import asyncio
 from collections.abc import AsyncIterator
+from datetime import datetime
+from functools import lru_cache
 from typing import Any
 from uuid import UUID
 
@@ -207,15 +209,13 @@ def _outcome(stored: Stored, detail: str) -> pb.OperationOutcome:
 
 
 def _captured(stored: Stored) -> pb.Captured:
-    outcome_time = Timestamp()
-    outcome_time.FromDatetime(stored.change_time)
     return pb.Captured(
         amount=_money(stored.operation.amount),
         psp_reference=stored.psp_reference,
         fee=None if stored.fee is None else _money(stored.fee),
         source=stored.source,
         evidence=_evidence(stored.evidence),
-        outcome_time=outcome_time,
+        outcome_time=_timestamp(stored.change_time),
     )
 
 
@@ -234,3 +234,11 @@ def _evidence(source: Source) -> payment_pb2.EvidenceSource.ValueType:
 
 def _money(amount: Money) -> money_pb2.Money:
     return money_pb2.Money(amount_minor=amount.amount_minor, currency_code=amount.currency_code)
+
+
+@lru_cache(maxsize=64)
+def _timestamp(time: datetime) -> Timestamp:
+    """What is committed together has one time."""
+    timestamp = Timestamp()
+    timestamp.FromDatetime(time)
+    return timestamp

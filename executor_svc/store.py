@@ -25,7 +25,6 @@ from executor_svc.domain import (
     State,
     Stored,
 )
-from mesh import ids
 from mesh.money import Money
 
 _COLUMNS = """
@@ -111,17 +110,18 @@ _MOVES: Mapping[Outcome, tuple[int, int]] = {
 
 
 async def insert(
-    connection: AsyncConnection, intents: Sequence[tuple[Operation, str]]
+    connection: AsyncConnection, intents: Sequence[tuple[Operation, UUID, str]]
 ) -> set[UUID]:
-    """Stores operations as SENT, once, each with the PSP's source name.
+    """Stores operations as SENT, once, each with its PSP key and the PSP's source name.
 
     Returns the ids that were new. Of the others a row is stored, and a later statement of
     the same transaction can see it. An id may come twice.
     """
     if not intents:
         return set()
-    ordered = sorted(intents)  # one order of locks for everybody
-    operations = [operation for operation, _ in ordered]
+    # One order of locks for everybody; by the number, which is compared ten times faster.
+    ordered = sorted(intents, key=lambda intent: intent[0].operation_id.int)
+    operations = [operation for operation, _, _ in ordered]
     rows = await connection.execute(
         _INSERT,
         {
@@ -133,8 +133,8 @@ async def insert(
             "amounts": [o.amount_minor for o in operations],
             "currencies": [o.currency_code for o in operations],
             "payment_methods": [o.payment_method for o in operations],
-            "psp_keys": [ids.psp_key(o.operation_id) for o in operations],
-            "sources": [source for _, source in ordered],
+            "psp_keys": [psp_key for _, psp_key, _ in ordered],
+            "sources": [source for _, _, source in ordered],
         },
     )
     return set(rows.scalars())

@@ -17,6 +17,7 @@ from mesh import server as mesh_server
 from mesh.config import load
 from mesh.db import Database
 from mesh.server import Background, Server
+from mesh.start import require_database
 
 NAME = "ledger_svc"
 
@@ -44,6 +45,7 @@ async def serve(settings: Settings) -> None:
     """Serves until SIGTERM or SIGINT."""
     database = Database(settings.database_url, application_name=NAME)
     try:
+        await require_database(database, "ledger")
         server, writer = wire(settings, database)
         await server.run(writer)
     finally:

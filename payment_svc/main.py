@@ -4,9 +4,13 @@ from __future__ import annotations
 
 import os
 import socket
+from collections.abc import Sequence
+from dataclasses import dataclass
 
+import grpc
 from paymesh.executor.v1.executor_service_pb2_grpc import ExecutorServiceStub
 from paymesh.ledger.v1.ledger_posting_service_pb2_grpc import LedgerPostingServiceStub
+from paymesh.payment.v1 import payment_service_pb2
 from paymesh.payment.v1.payment_service_pb2_grpc import add_PaymentServiceServicer_to_server
 from paymesh.wallet.v1.wallet_posting_service_pb2_grpc import WalletPostingServiceStub
 
@@ -14,7 +18,7 @@ from mesh import server as mesh_server
 from mesh.channel import open_channel
 from mesh.config import load
 from mesh.db import Database
-from mesh.server import Server
+from mesh.server import Background, Server
 from mesh.start import require_database
 from payment_svc.clients import ExecutorStream, LedgerClient, WalletClient
 from payment_svc.config import Settings
@@ -27,7 +31,6 @@ from payment_svc.servicer import PaymentServicer
 from payment_svc.waiting import Waiting
 
 NAME = "payment_svc"
-SERVICE = "paymesh.payment.v1.PaymentService"
 
 
 def schedule(settings: Settings) -> Schedule:
@@ -40,22 +43,32 @@ def schedule(settings: Settings) -> Schedule:
     )
 
 
-async def serve(settings: Settings) -> None:
-    """Runs the service until SIGTERM or SIGINT."""
-    database = Database(settings.database_url, application_name=NAME)
-    await require_database(database, "payment")
+@dataclass(frozen=True, slots=True)
+class Wired:
+    """A replica, ready to run: its server, what runs beside it, and what it holds open."""
+
+    server: Server
+    background: Sequence[Background]
+    lease: Lease
+    channels: Sequence[grpc.aio.Channel]
+
+    async def close(self) -> None:
+        """Closes the channels."""
+        for channel in self.channels:
+            await channel.close()
+
+
+def wire(settings: Settings, database: Database) -> Wired:
+    """Puts a replica together."""
+    poll_s = settings.poll_ms / 1000
+    deadline_s = settings.call_deadline_ms / 1000
+    to_executor = open_channel(settings.executor_target)
+    to_wallet = open_channel(settings.wallet_target)
+    to_ledger = open_channel(settings.ledger_target)
+
     lease = Lease(
         database, name=f"{socket.gethostname()}/{os.getpid()}", lease_s=settings.lease_ms / 1000
     )
-    await lease.open()
-    poll_s = settings.poll_ms / 1000
-    deadline_s = settings.call_deadline_ms / 1000
-    channels = [
-        open_channel(target)
-        for target in (settings.executor_target, settings.wallet_target, settings.ledger_target)
-    ]
-    to_executor, to_wallet, to_ledger = channels
-
     waiting = Waiting(database, poll_s=poll_s)
     intake = Intake(database, lease, waiting, max_open_orders=settings.max_open_orders)
     conveyor = Conveyor(
@@ -79,14 +92,14 @@ async def serve(settings: Settings) -> None:
         has_room=lambda: len(conveyor) < settings.max_open_orders,
     )
     reader = Reader(database)
-
     server = Server(NAME, settings)
     add_PaymentServiceServicer_to_server(
         PaymentServicer(database, intake, waiting, reader), server.grpc
     )
-    server.add(SERVICE)
-    try:
-        await server.run(
+    server.add(payment_service_pb2.DESCRIPTOR.services_by_name["PaymentService"].full_name)
+    return Wired(
+        server,
+        (
             intake.run,
             conveyor.run,
             executor.run,
@@ -94,11 +107,23 @@ async def serve(settings: Settings) -> None:
             recovery.run,
             waiting.run,
             reader.run,
-        )
-        await lease.release()
+        ),
+        lease,
+        (to_executor, to_wallet, to_ledger),
+    )
+
+
+async def serve(settings: Settings) -> None:
+    """Runs the service until SIGTERM or SIGINT."""
+    database = Database(settings.database_url, application_name=NAME)
+    try:
+        await require_database(database, "payment")
+        replica = wire(settings, database)
+        await replica.lease.open()
+        await replica.server.run(*replica.background)
+        await replica.lease.release()
+        await replica.close()
     finally:
-        for channel in channels:
-            await channel.close()
         await database.close()
 
 

@@ -49,30 +49,32 @@ async def write(
     Idempotent on payment_id (compared with what is stored; other fields are refused as
     REQUEST_ID_REUSED) and on (operation_id, epoch).
     """
-    payments = [item for item in items if isinstance(item, NewPayment)]
     progress = [item for item in items if isinstance(item, Progress)]
-    asked = {payment.payment_id: payment for payment in reversed(payments)}  # the first wins
+    asked: dict[UUID, NewPayment] = {}
+    for item in items:
+        if isinstance(item, NewPayment):
+            asked.setdefault(item.payment_id, item)  # of equal keys the first one is stored
 
     async def work(
         connection: AsyncConnection,
     ) -> tuple[set[UUID], dict[UUID, NewPayment], set[UUID]]:
         owned = await store.record(connection, progress) if progress else set()
-        new = (
-            await store.insert_payments(connection, list(asked.values()), epoch) if asked else set()
-        )
+        payments = list(asked.values())
+        new = await store.insert_payments(connection, payments, epoch) if payments else set()
         # The rows that RETURNING did not answer: stored before, or by a transaction that
         # committed while we inserted, which only a second statement sees.
-        replays = [p.payment_id for p in payments if asked[p.payment_id] is not p]
-        known = {*replays, *asked.keys() - new}
-        stored = await store.select_requests(connection, list(known)) if known else {}
+        known = list(asked.keys() - new)
+        stored = await store.select_requests(connection, known) if known else {}
         return new, stored, owned
 
     new, stored, owned = await database.commit("payment.write", work)
+    stored |= {payment_id: asked[payment_id] for payment_id in new}
 
     def result(item: NewPayment | Progress) -> Written:
         if isinstance(item, Progress):
             return Recorded(item, item.item.operation_id in owned)
-        if item.payment_id in new and asked[item.payment_id] is item:
+        if item.payment_id in new:
+            new.remove(item.payment_id)
             return Accepted(item, new=True)
         fields = differences(item, stored[item.payment_id])
         return request_id_reused(fields) if fields else Accepted(item, new=False)

@@ -10,7 +10,6 @@ from collections.abc import Mapping
 from dataclasses import dataclass
 from enum import Enum, StrEnum
 from typing import NamedTuple
-from uuid import UUID
 
 from mesh.errors import Code, MeshError, Reason
 from mesh.money import MAX_AMOUNT_MINOR, exponent
@@ -117,11 +116,15 @@ def script_of(payment_method: str) -> Script:
 
 
 class Ask(NamedTuple):
-    """A charge as it is asked for. The amount is in minor units of its currency."""
+    """A charge as it is asked for.
+
+    Ids are 32 lower-case hex digits: the stub only keeps them. The amount is in minor units
+    of its currency.
+    """
 
     idempotency_key: str
-    operation_id: UUID
-    order_id: UUID
+    operation_id: str
+    order_id: str
     payment_method: str
     amount_minor: int
     currency_code: str
@@ -170,29 +173,27 @@ class FeeSchedule:
 
 
 class Decision(NamedTuple):
-    """A new charge as it is stored: asked for, and decided once and for ever.
+    """What becomes of a charge, decided once and for ever.
 
     captured_minor and fee_minor are 0 for a decline. pending: told only later.
     """
 
-    ask: Ask
-    generation: int
     captured_minor: int
     fee_minor: int
     decline: Decline | None
     pending: bool
 
 
-def decide(ask: Ask, generation: int, fees: FeeSchedule) -> Decision:
-    """What becomes of the charge. generation: see store.Known."""
+def decide(ask: Ask, fees: FeeSchedule) -> Decision:
+    """What becomes of the charge when it is processed."""
     script = script_of(ask.payment_method)
     if script.decline is not None:
-        return Decision(ask, generation, 0, 0, script.decline, script.pending)
+        return Decision(0, 0, script.decline, script.pending)
     captured = ask.amount_minor
     if script.wrong_amount:
         captured += 1 if captured < MAX_AMOUNT_MINOR else -1
     fee = fees.fee_minor(captured, ask.currency_code)
-    return Decision(ask, generation, captured, fee, None, script.pending)
+    return Decision(captured, fee, None, script.pending)
 
 
 class Charge(NamedTuple):
@@ -204,6 +205,18 @@ class Charge(NamedTuple):
     fee_minor: int
     decline: Decline | None
     psp_reference: str
+
+
+def as_new(ask: Ask, decision: Decision, psp_reference: str) -> Charge:
+    """How a charge stands that was just made and does not wait."""
+    return Charge(
+        State.CAPTURED if decision.decline is None else State.DECLINED,
+        decision.captured_minor,
+        ask.currency_code,
+        decision.fee_minor,
+        decision.decline,
+        psp_reference,
+    )
 
 
 def unavailable() -> MeshError:

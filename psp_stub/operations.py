@@ -5,6 +5,7 @@ from __future__ import annotations
 from collections import Counter
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
+from typing import NamedTuple
 
 from sqlalchemy.ext.asyncio import AsyncConnection
 
@@ -16,13 +17,14 @@ from psp_stub.domain import (
     Charge,
     FeeSchedule,
     Reply,
+    as_new,
     conflict,
     decide,
     failed,
     script_of,
     unavailable,
 )
-from psp_stub.store import Known
+from psp_stub.store import Call
 
 Answer = Charge | MeshError | None
 """What a call hears: how the charge stands, an error, or nothing, ever."""
@@ -84,54 +86,79 @@ class Operations:
 
     async def _charge(self, connection: AsyncConnection, asks: Sequence[Ask]) -> list[Answer]:
         counts = Counter(asks)
-        known = await self._meet(connection, counts)
-        decisions = [
-            decide(memory.ask, memory.generation, self._rules.fees)
-            for _, memory in sorted(known.items())
-            if memory.ask in counts
-            and memory.calls >= script_of(memory.ask.payment_method).processed_at_call
-        ]
-        charges = await store.take(connection, decisions, pending_s=self._rules.pending_s)
-        return _answers(asks, counts, known, charges)
-
-    async def _meet(
-        self, connection: AsyncConnection, counts: Mapping[Ask, int]
-    ) -> dict[str, Known]:
-        """Counts the calls. One list may hold a key several times, even with other fields."""
-        memory_s = self._rules.key_memory_s
-        firsts: dict[str, Ask] = {}
-        for ask in counts:
-            firsts.setdefault(ask.idempotency_key, ask)
-        known = await store.meet(
-            connection, {ask: counts[ask] for ask in firsts.values()}, key_memory_s=memory_s
-        )
-        if len(firsts) < len(counts):
-            # Of several asks with one key, it may be a later one that the PSP knows.
-            right = {
-                ask: count
-                for ask, count in counts.items()
-                if ask != firsts[ask.idempotency_key] and ask == known[ask.idempotency_key].ask
-            }
+        one_per_key = {ask.idempotency_key: ask for ask in counts}.values()
+        called = await self._call(connection, {ask: counts[ask] for ask in one_per_key})
+        stored: dict[str, Ask] = {}
+        if len(called) < len(counts):
+            doubtful = [ask for ask in counts if ask not in called]
+            stored = await store.read_asks(connection, {a.idempotency_key for a in doubtful})
+            # One list may hold a key with several fields; the right ones may not be the last.
+            right = {ask: counts[ask] for ask in doubtful if ask == stored[ask.idempotency_key]}
             if right:
-                known |= await store.meet(connection, right, key_memory_s=memory_s)
-        return known
+                called |= await self._call(connection, right)
+        charges = {ask.idempotency_key: c.charge for ask, c in called.items() if c.charge}
+        others = [
+            ask.idempotency_key
+            for ask, (calls, charge) in called.items()
+            if charge is None and calls >= script_of(ask.payment_method).processed_at_call
+        ]
+        if others:
+            charges |= await store.read_charges(connection, others)
+        return _answers(asks, counts, called, stored, charges)
+
+    async def _call(
+        self, connection: AsyncConnection, counts: Mapping[Ask, int]
+    ) -> dict[Ask, _Called]:
+        """What the stub remembers of the asks, these calls included. Conflicts are left out."""
+        calls = [
+            Call(
+                ask,
+                count,
+                script_of(ask.payment_method).processed_at_call,
+                decide(ask, self._rules.fees),
+            )
+            for ask, count in sorted(counts.items())
+        ]
+        all_met = await store.call(
+            connection,
+            calls,
+            key_memory_s=self._rules.key_memory_s,
+            pending_s=self._rules.pending_s,
+        )
+        called = {}
+        for ask, _, _, decision in calls:
+            met = all_met.get(ask.idempotency_key)
+            if met is None:
+                continue
+            charge = None
+            if met.new_reference is not None and not decision.pending:
+                charge = as_new(ask, decision, met.new_reference)
+            called[ask] = _Called(met.calls, charge)
+        return called
+
+
+class _Called(NamedTuple):
+    """calls: so far, with these fields. charge: if it is new and final."""
+
+    calls: int
+    charge: Charge | None
 
 
 def _answers(
     asks: Sequence[Ask],
     counts: Mapping[Ask, int],
-    known: Mapping[str, Known],
+    called: Mapping[Ask, _Called],
+    stored: Mapping[str, Ask],
     charges: Mapping[str, Charge],
 ) -> list[Answer]:
     answers: list[Answer] = []
-    answered: Counter[str] = Counter()
+    answered: Counter[Ask] = Counter()
     for ask in asks:
-        memory = known[ask.idempotency_key]
-        if ask != memory.ask:
-            answers.append(conflict(memory.ask, ask))
+        if ask not in called:
+            answers.append(conflict(stored[ask.idempotency_key], ask))
             continue
-        answered[ask.idempotency_key] += 1
-        call = memory.calls - counts[ask] + answered[ask.idempotency_key]
+        answered[ask] += 1
+        call = called[ask].calls - counts[ask] + answered[ask]
         match script_of(ask.payment_method).reply(call):
             case Reply.OUTCOME:
                 answers.append(charges[ask.idempotency_key])

@@ -6,7 +6,7 @@ migration. Lists come sorted by key, so that concurrent transactions lock in one
 
 from __future__ import annotations
 
-from collections.abc import Collection, Mapping, Sequence
+from collections.abc import Collection, Sequence
 from typing import Any, NamedTuple
 
 from sqlalchemy import text
@@ -16,86 +16,115 @@ from sqlalchemy.ext.asyncio import AsyncConnection
 from psp_stub.domain import Ask, Charge, Decision, Decline, DeclineCategory, State
 
 
-class Known(NamedTuple):
-    """What the PSP remembers of a key, this call included.
+class Call(NamedTuple):
+    """A call to be counted.
 
-    generation: counts, from 1, how often the key was new to the PSP.
-    calls: in this generation, with these fields.
-    ask: the fields of its first call in this generation.
+    ask: what it asks for. decision: what becomes of that if this is the call to bring it
+    about, the one of number processed_at_call. count: how many such calls came at once.
     """
 
-    generation: int
-    calls: int
     ask: Ask
+    count: int
+    processed_at_call: int
+    decision: Decision
 
 
-# A conflict of fields is no call. The ON CONFLICT row is locked and read as it is now, also
-# where a concurrent transaction has just inserted it, so RETURNING gives every key.
-_MEET = text("""
-INSERT INTO idempotency AS known (
-  idempotency_key, calls, first_seen_time,
-  operation_id, order_id, payment_method, amount_minor, currency_code)
-SELECT asked.idempotency_key, asked.calls, paymesh_now(),
-       operation_id, order_id, payment_method, amount_minor, currency_code
-FROM unnest(
-  cast(:keys as text[]), cast(:calls as integer[]),
-  cast(:operation_ids as uuid[]), cast(:order_ids as uuid[]), cast(:payment_methods as text[]),
-  cast(:amounts_minor as bigint[]), cast(:currency_codes as text[]))
-  AS asked (idempotency_key, calls, operation_id, order_id, payment_method, amount_minor,
-            currency_code)
-ON CONFLICT (idempotency_key) DO UPDATE SET
-  (generation, calls, first_seen_time,
-   operation_id, order_id, payment_method, amount_minor, currency_code) = (
-    SELECT known.generation + 1, excluded.calls, excluded.first_seen_time,
-           excluded.operation_id, excluded.order_id, excluded.payment_method,
-           excluded.amount_minor, excluded.currency_code
-    WHERE known.first_seen_time <= excluded.first_seen_time
-          - make_interval(secs => cast(:key_memory_s as double precision))
-    UNION ALL
-    SELECT known.generation,
-           CASE WHEN (known.operation_id, known.order_id, known.payment_method,
-                      known.amount_minor, known.currency_code)
-                   = (excluded.operation_id, excluded.order_id, excluded.payment_method,
-                      excluded.amount_minor, excluded.currency_code)
-                THEN known.calls + excluded.calls ELSE known.calls END,
-           known.first_seen_time, known.operation_id, known.order_id, known.payment_method,
-           known.amount_minor, known.currency_code
-    WHERE known.first_seen_time > excluded.first_seen_time
-          - make_interval(secs => cast(:key_memory_s as double precision))
-  )
-RETURNING idempotency_key, generation, calls,
-          operation_id, order_id, payment_method, amount_minor, currency_code
+class Met(NamedTuple):
+    """What the stub makes of a call.
+
+    calls: those with these fields that it remembers, this one included.
+    new_reference: the PSP's reference of the charge that this call brought about, if it did.
+    """
+
+    calls: int
+    new_reference: str | None
+
+
+# One statement, for one round trip: a key and its charge are of one transaction anyway.
+# The row of a conflict is locked and read as it is now, also where a concurrent transaction
+# has just inserted it, so each key is answered; of a charge that such a transaction has made,
+# nothing is seen yet, so it is read by another statement. A forgotten key starts anew.
+_CALL = text("""
+WITH moment AS MATERIALIZED (
+  SELECT paymesh_now() AS now,
+         paymesh_now() - make_interval(secs => cast(:key_memory_s as double precision))
+           AS forgotten_until,
+         paymesh_now() + make_interval(secs => cast(:pending_s as double precision))
+           AS pending_until
+),
+asked AS MATERIALIZED (
+  SELECT * FROM unnest(
+    cast(:keys as text[]), cast(:operation_ids as uuid[]), cast(:order_ids as uuid[]),
+    cast(:payment_methods as text[]), cast(:amounts_minor as bigint[]),
+    cast(:currency_codes as text[]), cast(:counts as integer[]),
+    cast(:processed_at_calls as integer[]), cast(:captured_minor as bigint[]),
+    cast(:fees_minor as bigint[]), cast(:decline_categories as text[]),
+    cast(:decline_codes as text[]), cast(:pending as boolean[]))
+  AS asked (idempotency_key, operation_id, order_id, payment_method, amount_minor,
+            currency_code, calls, processed_at_call, captured_minor, fee_minor,
+            decline_category, decline_code, is_pending)
+),
+met AS (
+  INSERT INTO idempotency AS known (
+    idempotency_key, calls, first_seen_time,
+    operation_id, order_id, payment_method, amount_minor, currency_code)
+  SELECT idempotency_key, calls, (SELECT now FROM moment),
+         operation_id, order_id, payment_method, amount_minor, currency_code
+  FROM asked
+  ON CONFLICT (idempotency_key) DO UPDATE SET
+    (generation, calls, first_seen_time,
+     operation_id, order_id, payment_method, amount_minor, currency_code) = (
+      SELECT known.generation + 1, excluded.calls, excluded.first_seen_time,
+             excluded.operation_id, excluded.order_id, excluded.payment_method,
+             excluded.amount_minor, excluded.currency_code
+      FROM moment WHERE known.first_seen_time <= forgotten_until
+      UNION ALL
+      SELECT known.generation,
+             CASE WHEN (known.operation_id, known.order_id, known.payment_method,
+                        known.amount_minor, known.currency_code)
+                     = (excluded.operation_id, excluded.order_id, excluded.payment_method,
+                        excluded.amount_minor, excluded.currency_code)
+                  THEN known.calls + excluded.calls ELSE known.calls END,
+             known.first_seen_time, known.operation_id, known.order_id, known.payment_method,
+             known.amount_minor, known.currency_code
+      FROM moment WHERE known.first_seen_time > forgotten_until
+    )
+  RETURNING idempotency_key, generation, calls,
+            operation_id, order_id, payment_method, amount_minor, currency_code
+),
+same AS (
+  SELECT asked.*, met.generation, met.calls AS calls_so_far
+  FROM met JOIN asked USING (
+    idempotency_key, operation_id, order_id, payment_method, amount_minor, currency_code)
+),
+taken AS (
+  INSERT INTO charge (
+    idempotency_key, generation, operation_id, order_id, payment_method, asked_minor,
+    currency_code, final_state, captured_minor, fee_minor, decline_category, decline_code,
+    create_time, final_time)
+  SELECT idempotency_key, generation, operation_id, order_id, payment_method, amount_minor,
+         currency_code, CASE WHEN decline_code IS NULL THEN 'CAPTURED' ELSE 'DECLINED' END,
+         captured_minor, fee_minor, decline_category, decline_code,
+         now, CASE WHEN is_pending THEN pending_until ELSE now END
+  FROM same, moment
+  WHERE calls_so_far >= processed_at_call
+  ON CONFLICT (idempotency_key, generation) DO NOTHING
+  RETURNING idempotency_key, psp_reference
+)
+SELECT idempotency_key, calls_so_far, psp_reference
+FROM same LEFT JOIN taken USING (idempotency_key)
 """)
 
-_TAKE = text("""
-INSERT INTO charge (
-  idempotency_key, generation, operation_id, order_id, payment_method, asked_minor,
-  currency_code, final_state, captured_minor, fee_minor, decline_category, decline_code,
-  final_time)
-SELECT idempotency_key, generation, operation_id, order_id, payment_method, asked_minor,
-       currency_code,
-       CASE WHEN decline_code IS NULL THEN 'CAPTURED' ELSE 'DECLINED' END,
-       captured_minor, fee_minor, decline_category, decline_code,
-       paymesh_now() + make_interval(secs => pending_s)
-FROM unnest(
-  cast(:keys as text[]), cast(:generations as integer[]),
-  cast(:operation_ids as uuid[]), cast(:order_ids as uuid[]), cast(:payment_methods as text[]),
-  cast(:asked_minor as bigint[]), cast(:currency_codes as text[]),
-  cast(:captured_minor as bigint[]), cast(:fees_minor as bigint[]),
-  cast(:decline_categories as text[]), cast(:decline_codes as text[]),
-  cast(:pending_s as double precision[]))
-  AS asked (idempotency_key, generation, operation_id, order_id, payment_method, asked_minor,
-            currency_code, captured_minor, fee_minor, decline_category, decline_code, pending_s)
-ON CONFLICT (idempotency_key, generation) DO NOTHING
-RETURNING idempotency_key, psp_reference
-""")
-
-_READ = text("""
-SELECT idempotency_key, state, amount_minor, currency, fee_minor,
+_READ_CHARGES = text("""
+SELECT idempotency_key, state, truth.amount_minor, currency, fee_minor,
        decline_category, decline_code, psp_reference
-FROM unnest(cast(:keys as text[]), cast(:generations as integer[]))
-  AS asked (idempotency_key, generation)
-JOIN truth USING (idempotency_key, generation)
+FROM idempotency JOIN truth USING (idempotency_key, generation)
+WHERE idempotency_key = ANY (cast(:keys as text[]))
+""")
+
+_READ_ASKS = text("""
+SELECT idempotency_key, operation_id, order_id, payment_method, amount_minor, currency_code
+FROM idempotency WHERE idempotency_key = ANY (cast(:keys as text[]))
 """)
 
 _LOOK_UP = text("""
@@ -108,79 +137,55 @@ WHERE known.idempotency_key = ANY (cast(:keys as text[]))
 """)
 
 
-async def meet(
-    connection: AsyncConnection, asks: Mapping[Ask, int], *, key_memory_s: float
-) -> dict[str, Known]:
-    """Counts calls, and tells by key what the PSP remembers.
+async def call(
+    connection: AsyncConnection, calls: Sequence[Call], *, key_memory_s: float, pending_s: float
+) -> dict[str, Met]:
+    """Counts the calls and stores the charges that they bring about; by key.
 
-    asks: how many calls of each; no two with one key. A key that was first seen longer
-    than key_memory_s ago is forgotten: it is new again, in its next generation.
+    calls: sorted, no two with one key. A key that was first seen longer than key_memory_s
+    ago is forgotten: it is new again, in its next generation. A key that is remembered with
+    other fields is left out, and nothing is stored.
     """
-    ordered = sorted(asks)
-    keys, operation_ids, order_ids, payment_methods, amounts, currencies = _columns(ordered)
-    rows = await connection.execute(
-        _MEET,
-        {
-            "keys": keys,
-            "calls": [asks[ask] for ask in ordered],
-            "operation_ids": operation_ids,
-            "order_ids": order_ids,
-            "payment_methods": payment_methods,
-            "amounts_minor": amounts,
-            "currency_codes": currencies,
-            "key_memory_s": key_memory_s,
-        },
+    keys, operation_ids, order_ids, payment_methods, amounts, currencies = zip(
+        *(call.ask for call in calls), strict=True
     )
-    return {
-        key: Known(generation, calls, Ask(key, *fields)) for key, generation, calls, *fields in rows
-    }
-
-
-async def take(
-    connection: AsyncConnection, decisions: Sequence[Decision], *, pending_s: float
-) -> dict[str, Charge]:
-    """Stores the charges that are new; by key, how each of them stands, new or not."""
-    if not decisions:
-        return {}
-    asks = [decision.ask for decision in decisions]
-    keys, operation_ids, order_ids, payment_methods, amounts, currencies = _columns(asks)
-    declines = [decision.decline for decision in decisions]
+    captured, fees, declines, pending = zip(*(call.decision for call in calls), strict=True)
     rows = await connection.execute(
-        _TAKE,
+        _CALL,
         {
-            "keys": keys,
-            "generations": [decision.generation for decision in decisions],
-            "operation_ids": operation_ids,
-            "order_ids": order_ids,
-            "payment_methods": payment_methods,
-            "asked_minor": amounts,
-            "currency_codes": currencies,
-            "captured_minor": [decision.captured_minor for decision in decisions],
-            "fees_minor": [decision.fee_minor for decision in decisions],
+            "keys": list(keys),
+            "operation_ids": list(operation_ids),
+            "order_ids": list(order_ids),
+            "payment_methods": list(payment_methods),
+            "amounts_minor": list(amounts),
+            "currency_codes": list(currencies),
+            "counts": [call.count for call in calls],
+            "processed_at_calls": [call.processed_at_call for call in calls],
+            "captured_minor": list(captured),
+            "fees_minor": list(fees),
             "decline_categories": [decline and decline.category.value for decline in declines],
             "decline_codes": [decline and decline.code for decline in declines],
-            "pending_s": [pending_s if decision.pending else 0.0 for decision in decisions],
+            "pending": list(pending),
+            "key_memory_s": key_memory_s,
+            "pending_s": pending_s,
         },
     )
-    references = {row.idempotency_key: row.psp_reference for row in rows}
-    charges: dict[str, Charge] = {}
-    others: list[Decision] = []
-    for decision in decisions:
-        reference = references.get(decision.ask.idempotency_key)
-        if reference is None or decision.pending:
-            others.append(decision)
-        else:
-            charges[decision.ask.idempotency_key] = _new(decision, reference)
-    if others:
-        rows = await connection.execute(
-            _READ,
-            {
-                "keys": [decision.ask.idempotency_key for decision in others],
-                "generations": [decision.generation for decision in others],
-            },
-        )
-        charges.update((row.idempotency_key, _charge(row)) for row in rows)
-    return charges
+    return {key: Met(calls_so_far, reference) for key, calls_so_far, reference in rows}
+
+
+async def read_charges(connection: AsyncConnection, keys: Collection[str]) -> dict[str, Charge]:
+    """By key, how the charge of its last generation stands now."""
+    rows = await connection.execute(_READ_CHARGES, {"keys": list(keys)})
+    return {row.idempotency_key: _charge(row) for row in rows}
+
+
+async def read_asks(connection: AsyncConnection, keys: Collection[str]) -> dict[str, Ask]:
+    """By key, the fields with which it is remembered."""
+    rows = await connection.execute(_READ_ASKS, {"keys": list(keys)})
+    return {
+        key: Ask(key, operation_id.hex, order_id.hex, *fields)
+        for key, operation_id, order_id, *fields in rows
+    }
 
 
 async def look_up(
@@ -192,22 +197,6 @@ async def look_up(
     """
     rows = await connection.execute(_LOOK_UP, {"keys": list(keys), "key_memory_s": key_memory_s})
     return {row.idempotency_key: (row.payment_method, _charge(row)) for row in rows}
-
-
-def _columns(asks: Sequence[Ask]) -> list[list[Any]]:
-    return [list(column) for column in zip(*asks, strict=True)]
-
-
-def _new(decision: Decision, psp_reference: str) -> Charge:
-    state = State.CAPTURED if decision.decline is None else State.DECLINED
-    return Charge(
-        state,
-        decision.captured_minor,
-        decision.ask.currency_code,
-        decision.fee_minor,
-        decision.decline,
-        psp_reference,
-    )
 
 
 def _charge(row: Row[Any]) -> Charge:

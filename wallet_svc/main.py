@@ -14,6 +14,7 @@ from mesh import server as mesh_server
 from mesh.config import load
 from mesh.db import Database
 from mesh.server import Background, Server
+from mesh.start import require_database
 from wallet_svc import operations
 from wallet_svc.config import Settings
 from wallet_svc.servicer import WalletPostingServicer, WalletServicer, WalletWriter
@@ -44,6 +45,7 @@ async def serve(settings: Settings) -> None:
     """Serves until SIGTERM or SIGINT."""
     database = Database(settings.database_url, application_name=NAME)
     try:
+        await require_database(database, "wallet")
         server, writer = wire(settings, database)
         await server.run(writer)
     finally:

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import asyncio
 import time
+from uuid import UUID
 
 import psycopg
 import pytest
@@ -59,7 +60,17 @@ async def test_ok(url: str) -> None:
             (ask.idempotency_key,),
         ).fetchall()
     assert rows == [
-        (*ask[:3], captured.psp_reference, 10_000, "EUR", 320, "CAPTURED", True),
+        (
+            ask.idempotency_key,
+            UUID(ask.operation_id),
+            UUID(ask.order_id),
+            captured.psp_reference,
+            10_000,
+            "EUR",
+            320,
+            "CAPTURED",
+            True,
+        ),
     ]
 
 

@@ -190,7 +190,7 @@ def processes_about(data_dir: Path) -> list[int]:
         if not entry.name.isdigit() or int(entry.name) == os.getpid():
             continue
         arguments, cwd = b"", Path("/")
-        # Gone meanwhile, or closed even to root of a container, as the server's never are.
+        # Gone meanwhile, or closed even to root of a container: then the command line must do.
         with suppress(FileNotFoundError, ProcessLookupError, PermissionError):
             arguments = (entry / "cmdline").read_bytes()
             cwd = (entry / "cwd").readlink()
@@ -209,7 +209,7 @@ def is_running(pid: int | None) -> bool:
     """Whether there is such a process, and not only an exit code that nobody asked for yet."""
     if pid is None:
         return False
-    if sys.platform == "linux":
+    if Path("/proc/self/stat").exists():
         return _state_and_parent(pid)[0] not in ("Z", "X")
     try:
         os.kill(pid, 0)
@@ -225,83 +225,6 @@ def _state_and_parent(pid: int) -> tuple[str, int]:
     except (FileNotFoundError, ProcessLookupError):
         return "X", 0
     return state, int(parent)
-
-
-def wait_until_started(self) -> None:
-        """Waits for the end of start()."""
-        url, pid = self._read_line().split()
-        self._url_and_pid = url, int(pid)
-
-    @property
-    def admin_url(self) -> str:
-        """The superuser's URL."""
-        assert self._url_and_pid is not None
-        return self._url_and_pid[0]
-
-    @property
-    def server_pid(self) -> int:
-        """The pid of its server."""
-        assert self._url_and_pid is not None
-        return self._url_and_pid[1]
-
-    def kill(self) -> None:
-        """Kills the launcher (SIGKILL), not its server."""
-        self._process.kill()
-        self._process.wait()
-
-    def _read_line(self) -> str:
-        assert self._process.stdout is not None
-        return self._process.stdout.readline().rstrip("\n")
-
-    def __enter__(self) -> Self:
-        return self
-
-    def __exit__(self, *_: object) -> None:
-        self.kill()
-        assert self._process.stdout is not None
-        self._process.stdout.close()
-
-
-def _python_for(account: Account) -> str:
-    """A Python of our version that the user can reach; ours often lies in root's closed home."""
-    version = f"python{sys.version_info.major}.{sys.version_info.minor}"
-    for candidate in (sys.executable, f"/usr/bin/{version}", f"/usr/local/bin/{version}"):
-        path = Path(candidate).resolve()
-        if path.exists() and account.first_closed_folder(path.parent) is None:
-            break
-    else:
-        pytest.skip(f"the user {account.name} can reach no {version}")
-    for package in (REPOSITORY, Path(psycopg.__file__).parent):
-        if account.first_closed_folder(package.resolve()) is not None:
-            pytest.skip(f"the user {account.name} cannot reach {package}")
-    return candidate
-
-
-def processes_about(data_dir: Path) -> list[int]:
-    """The living processes that work in the folder or name it, such as initdb and each session."""
-    found = []
-    for entry in Path("/proc").iterdir():
-        if not entry.name.isdigit() or int(entry.name) == os.getpid():
-            continue
-        arguments, cwd = b"", Path("/")
-        # Gone meanwhile, or closed even to root of a container, as the server's never are.
-        with suppress(FileNotFoundError, ProcessLookupError, PermissionError):
-            arguments = (entry / "cmdline").read_bytes()
-            cwd = (entry / "cwd").readlink()
-        if data_dir in (cwd, *cwd.parents) or os.fsencode(data_dir) in arguments:
-            found.append(int(entry.name))
-    return found
-
-
-def is_running(pid: int | None) -> bool:
-    """Whether there is such a process."""
-    if pid is None:
-        return False
-    try:
-        os.kill(pid, 0)
-    except ProcessLookupError:
-        return False
-    return True
 
 
 def wait_until(condition: Callable[[], bool], timeout_s: float = 10) -> None:

@@ -67,15 +67,15 @@ def truth(database_url: str, *asks: Ask) -> list[tuple[str, int, int]]:
 
 def new_ask(token: str = "tok_ok", amount_minor: int = 10_000, currency: str = "EUR") -> Ask:
     """A charge that no other test knows."""
-    return Ask(uuid.uuid4().hex, uuid.uuid4(), uuid.uuid4(), token, amount_minor, currency)
+    return Ask(uuid.uuid4().hex, uuid.uuid4().hex, uuid.uuid4().hex, token, amount_minor, currency)
 
 
 def item(ask: Ask) -> pb.ChargeItem:
     """The ask on the wire."""
     charge = pb.ChargeItem(
         idempotency_key=ask.idempotency_key,
-        operation_id=ask.operation_id.hex,
-        order_id=ask.order_id.hex,
+        operation_id=ask.operation_id,
+        order_id=ask.order_id,
         payment_method=ask.payment_method,
     )
     charge.amount.amount_minor = ask.amount_minor

@@ -34,6 +34,7 @@ S, R, P = OrderState, Result, PaymentState
 TERMINAL = {S.SUCCEEDED, S.DECLINED, S.NOT_CHARGED, S.VOIDED, S.EXPIRED}
 
 # A row a state that an order can be in while it is carried, a column a result; None: can't be.
+# ruff: noqa: E501 - a table reads as one
 TABLE = {
     #              BOOKED       CAPTURED    DECLINED    PENDING       UNKNOWN    PARKED    DELAYED
     S.PROCESSING: (S.SUCCEEDED, S.CAPTURED, S.DECLINED, S.PROCESSING, S.UNKNOWN, S.PARKED, S.PROCESSING),

@@ -19,7 +19,7 @@ CHARGE = Charge(State.CAPTURED, 1, "EUR", 0, None, "stub_1")
 
 
 def new_ask(token: str = "tok_ok") -> Ask:
-    return Ask(uuid.uuid4().hex, uuid.uuid4(), uuid.uuid4(), token, 1, "EUR")
+    return Ask(uuid.uuid4().hex, uuid.uuid4().hex, uuid.uuid4().hex, token, 1, "EUR")
 
 
 class Bank:

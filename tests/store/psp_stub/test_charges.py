@@ -150,7 +150,7 @@ async def test_pending(
 async def test_a_key_with_other_fields(operations: Operations, psp_url: str) -> None:
     ask, neighbour = new_ask(), new_ask()
     await operations.charge([ask])
-    other = ask._replace(amount_minor=1, order_id=uuid.uuid4())
+    other = ask._replace(amount_minor=1, order_id=uuid.uuid4().hex)
     answers = await operations.charge([other, neighbour, ask])
     assert error_of(answers[0]).reason is Reason.OPERATION_CONFLICT
     assert error_of(answers[0]).metadata == {"fields": "order_id,amount.amount_minor"}
