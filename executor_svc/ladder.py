@@ -241,7 +241,7 @@ class Ladder:
             return
         send_by = _now() + capabilities.safe_s
         results = await self._writer.write(
-            [Resend(run.operation.operation_id, capabilities.safe_s) for run in runs],
+            [Resend(run.operation, capabilities.safe_s) for run in runs],
             durable=False,
         )
         clear: list[Run] = []
@@ -262,7 +262,7 @@ class Ladder:
     async def _store_found(self, found: list[tuple[Run, Finding]]) -> None:
         """Stores evidence, however long the database takes, and tells it."""
         results = await self._writer.write(
-            [Found(run.operation.operation_id, finding) for run, finding in found], durable=True
+            [Found(run.operation, finding) for run, finding in found], durable=True
         )
         for (run, finding), result in zip(found, results, strict=True):
             if isinstance(result, Stored) and domain.contradicts(result, finding):
@@ -284,7 +284,7 @@ class Ladder:
         """Ends the round without evidence. Not durable: a row that says SENT says the same."""
         safe_s = (await self._psp.capabilities()).safe_s
         results = await self._writer.write(
-            [Unresolved(run.operation.operation_id, not_found, safe_s) for run in runs],
+            [Unresolved(run.operation, not_found, safe_s) for run in runs],
             durable=False,
         )
         for run, result in zip(runs, results, strict=True):

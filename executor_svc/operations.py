@@ -38,14 +38,14 @@ class Resend(NamedTuple):
     safe_s: how long after the first send that is safe, in seconds.
     """
 
-    operation_id: UUID
+    operation: Operation
     safe_s: float
 
 
 class Found(NamedTuple):
     """The PSP gave evidence."""
 
-    operation_id: UUID
+    operation: Operation
     finding: Finding
 
 
@@ -55,7 +55,7 @@ class Unresolved(NamedTuple):
     safe_s: how long after the first send a resend is safe; then the operation is parked.
     """
 
-    operation_id: UUID
+    operation: Operation
     not_found: bool
     safe_s: float
 
@@ -76,14 +76,15 @@ Written = MaySend | Stored
 async def write(database: Database, writes: Sequence[Write]) -> list[Written | MeshError]:
     """Writes the list in one commit and says for each item what came of it.
 
-    Idempotent on operation_id. An Intent may send if its row is new; a Resend, if the
-    state is one to resend in and its time is not over, by the database's clock. Whatever
-    moves nothing, because another writer was first or the state is terminal, is answered
-    with the row as it is stored. Errors: those of Database.commit; of an item, INTERNAL
-    for an operation whose row is gone (a database restored to an earlier time).
+    Idempotent on operation_id; evidence goes before the lack of it. An Intent may send if
+    its row is new; a Resend, if the state is one to resend in and its time is not over, by
+    the database's clock. Whatever moves nothing, because another writer was first or the
+    state is terminal, is answered with the row as it is stored. Errors: those of
+    Database.commit; of an item, INTERNAL for an operation whose row is gone (a database
+    that was restored to an earlier time).
     """
     intents = [(w.operation, w.psp_key, w.source) for w in writes if isinstance(w, Intent)]
-    resends = [(w.operation_id, w.safe_s) for w in writes if isinstance(w, Resend)]
+    resends = [(w.operation.operation_id, w.safe_s) for w in writes if isinstance(w, Resend)]
     found = [w for w in writes if isinstance(w, Found)]
     unresolved = [w for w in writes if isinstance(w, Unresolved)]
 
@@ -91,16 +92,20 @@ async def write(database: Database, writes: Sequence[Write]) -> list[Written | M
         inserted = await store.insert(connection, intents)
         resent = await store.mark_resent(connection, resends)
         overdue = await store.read_overdue(
-            connection, [(w.operation_id, w.safe_s) for w in unresolved]
+            connection, [(w.operation.operation_id, w.safe_s) for w in unresolved]
         )
-        findings = {w.operation_id: _lack_of_evidence(w, overdue) for w in unresolved}
-        findings.update((w.operation_id, w.finding) for w in found)  # evidence goes before
-        stored = await store.record(connection, list(findings.items()))
+        findings = {w.operation.operation_id: _without_evidence(w, overdue) for w in unresolved}
+        findings.update((w.operation.operation_id, (w.operation, w.finding)) for w in found)
+        stored = await store.record(connection, list(findings.values()))
         clear = [_may_send(w, inserted, resent) for w in writes]
-        untold = {_key(w) for w, may_send in zip(writes, clear, strict=True) if not may_send}
+        untold = {
+            w.operation.operation_id
+            for w, may_send in zip(writes, clear, strict=True)
+            if not may_send
+        }
         stored |= await store.read(connection, list(untold - stored.keys()))
         return [
-            MAY_SEND if may_send else stored.get(_key(w)) or _row_gone(w)
+            MAY_SEND if may_send else stored.get(w.operation.operation_id) or _row_gone(w)
             for w, may_send in zip(writes, clear, strict=True)
         ]
 
@@ -116,22 +121,18 @@ async def find(database: Database, operation_ids: Sequence[UUID]) -> dict[UUID, 
     return await database.read("executor.find", work)
 
 
-def _key(write: Write) -> UUID:
-    return write.operation.operation_id if isinstance(write, Intent) else write.operation_id
-
-
 def _may_send(write: Write, inserted: set[UUID], resent: set[UUID]) -> bool:
     if isinstance(write, Intent):
         return write.operation.operation_id in inserted
-    return isinstance(write, Resend) and write.operation_id in resent
+    return isinstance(write, Resend) and write.operation.operation_id in resent
 
 
-def _lack_of_evidence(write: Unresolved, overdue: set[UUID]) -> Finding:
-    if write.operation_id not in overdue:
-        return UNKNOWN
-    return FORGOTTEN if write.not_found else OVERDUE
+def _without_evidence(write: Unresolved, overdue: set[UUID]) -> tuple[Operation, Finding]:
+    if write.operation.operation_id not in overdue:
+        return write.operation, UNKNOWN
+    return write.operation, FORGOTTEN if write.not_found else OVERDUE
 
 
 def _row_gone(write: Write) -> MeshError:
-    log.error("operation_gone", operation_id=_key(write).hex)
+    log.error("operation_gone", operation_id=write.operation.operation_id.hex)
     return MeshError(Reason.INTERNAL, "the operation is not stored any more")

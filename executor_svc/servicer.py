@@ -19,7 +19,7 @@ from paymesh.payment.v1 import payment_pb2
 from executor_svc.domain import Kind, Operation, Source, State, Stored
 from executor_svc.runner import Runner
 from mesh import ids, money
-from mesh.cards import refuse_card_numbers
+from mesh.cards import looks_like_card_number
 from mesh.errors import MeshError, Reason, Violation, validation_failed
 from mesh.money import Money
 from mesh.status import to_status
@@ -161,9 +161,15 @@ class _Stream:
 
 
 def _operation(item: pb.OperationItem) -> Operation | MeshError:
-    error = check(item) or refuse_card_numbers(item)
+    error = check(item)
     if error is not None:
         return error
+    if looks_like_card_number(item.payment_method):
+        return MeshError(
+            Reason.CARD_NUMBER_REFUSED,
+            "the payment method looks like a card number; send the PSP's token instead",
+            violations=[Violation("payment_method", "must not be a card number")],
+        )
     violations: list[Violation] = []
     if item.amount.amount_minor < 1:
         violations.append(Violation("amount.amount_minor", "must be at least 1"))

@@ -7,6 +7,7 @@ one: neither ON CONFLICT DO NOTHING nor an UPDATE whose condition failed returns
 from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
+from datetime import datetime
 from typing import Any
 from uuid import UUID
 
@@ -74,7 +75,7 @@ WHERE paymesh_now() >= o.first_send_time + make_interval(secs => x.safe_seconds)
 # The states that a finding moves are a set of bits in the row of its own, and not a join
 # with the table of states: the condition is checked again on the newest version of a row
 # that a concurrent transaction has just changed, but a join is not made again.
-_RECORD = text(f"""
+_RECORD = text("""
 UPDATE operation o
 SET state = x.state,
     evidence = x.evidence,
@@ -97,7 +98,7 @@ FROM unnest(cast(:operation_ids AS uuid[]), cast(:states AS smallint[]),
         captured_currency, fee_minor, fee_currency, decline_category, decline_code,
         attention_reason)
 WHERE o.operation_id = x.operation_id AND (x.origins >> o.state) & 1 = 1
-RETURNING {_COLUMNS}
+RETURNING o.operation_id, o.source, o.psp_reference, o.change_time
 """)
 
 _RESENDABLE = sorted(RESENDABLE)
@@ -175,20 +176,22 @@ async def read_overdue(
 
 
 async def record(
-    connection: AsyncConnection, findings: Sequence[tuple[UUID, Finding]]
+    connection: AsyncConnection, findings: Sequence[tuple[Operation, Finding]]
 ) -> dict[UUID, Stored]:
     """Stores the findings that move their rows, by the table of states.
 
-    findings: no id twice. Returns the rows that changed; the others stay as they are.
+    findings: no operation twice. Returns the rows that changed; the others stay as they
+    are.
     """
     if not findings:
         return {}
-    moves = [_MOVES[finding.outcome] for _, finding in findings]
+    by_id = {operation.operation_id: (operation, finding) for operation, finding in findings}
     found = [finding for _, finding in findings]
+    moves = [_MOVES[finding.outcome] for finding in found]
     rows = await connection.execute(
         _RECORD,
         {
-            "operation_ids": [operation_id for operation_id, _ in findings],
+            "operation_ids": list(by_id),
             "states": [state for state, _ in moves],
             "origins": [origins for _, origins in moves],
             "evidence": [int(f.source) for f in found],
@@ -204,7 +207,29 @@ async def record(
             "attention_reasons": [f.attention_reason for f in found],
         },
     )
-    return {row.operation_id: _stored(row) for row in rows}
+    return {
+        operation_id: _recorded(*by_id[operation_id], source, psp_reference, change_time)
+        for operation_id, source, psp_reference, change_time in rows
+    }
+
+
+def _recorded(
+    operation: Operation, finding: Finding, source: str, psp_reference: str, change_time: datetime
+) -> Stored:
+    """What the row says now: to read back what was just written costs as much as to write."""
+    return Stored(
+        operation,
+        MOVES[finding.outcome].target,
+        source,
+        finding.source,
+        psp_reference,
+        finding.captured,
+        finding.fee,
+        finding.decline_category,
+        finding.decline_code,
+        finding.attention_reason,
+        change_time,
+    )
 
 
 def _with_seconds(operations: Sequence[tuple[UUID, float]]) -> dict[str, list[Any]]:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import json
 from collections.abc import Sequence
 from datetime import datetime
 from typing import TypeAlias
@@ -32,11 +33,9 @@ Before: TypeAlias = tuple[datetime, UUID] | None
 _INSERT_EVENTS = text("""
 WITH asked AS (
   SELECT *
-  FROM unnest(cast(:keys AS uuid[]), cast(:journal_ids AS uuid[]), cast(:kinds AS smallint[]),
-              cast(:operation_ids AS uuid[]), cast(:revisions AS integer[]),
-              cast(:order_ids AS uuid[]), cast(:reverses AS uuid[]),
-              cast(:line_counts AS smallint[]))
-       AS a (key, journal_id, kind, operation_id, revision, order_id, reverses, line_count)
+  FROM json_to_recordset(cast(:journals AS json))
+       AS j (key uuid, journal_id uuid, kind smallint, operation_id uuid, revision integer,
+             order_id uuid, reverses uuid, line_count smallint, entries json)
 ), won AS (
   INSERT INTO journal (journal_id, kind, operation_id, revision, order_id, reverses, line_count)
   SELECT journal_id, kind, operation_id, revision, order_id, reverses, line_count
@@ -53,13 +52,10 @@ WITH asked AS (
   INSERT INTO entry (journal_id, line, account_kind, owner_id, source, currency, direction,
                      amount_minor)
   SELECT journal_id, line, account_kind, owner_id, source, currency, direction, amount_minor
-  FROM unnest(cast(:entry_keys AS uuid[]), cast(:entry_journal_ids AS uuid[]),
-              cast(:lines AS smallint[]), cast(:account_kinds AS smallint[]),
-              cast(:owner_ids AS text[]), cast(:sources AS text[]), cast(:currencies AS text[]),
-              cast(:directions AS smallint[]), cast(:amounts AS bigint[]))
-       AS e (key, journal_id, line, account_kind, owner_id, source, currency, direction,
-             amount_minor)
-  JOIN won USING (key)
+  FROM asked JOIN won USING (key),
+       json_to_recordset(entries)
+       AS e (line smallint, account_kind smallint, owner_id text,
+             source text, currency text, direction smallint, amount_minor bigint)
 )
 SELECT key FROM won
 """)
@@ -130,35 +126,35 @@ async def insert_events(
     """
     # In one order, so that two lists with the same events never wait for each other.
     ordered = sorted(events, key=lambda journals: journals[0].journal_id)
-    keyed = [(journals[0].journal_id, journal) for journals in ordered for journal in journals]
-    lines = [
-        (key, journal.journal_id, line, entry)
-        for key, journal in keyed
-        for line, entry in enumerate(journal.entries)
-    ]
-    rows = await connection.execute(
-        _INSERT_EVENTS,
-        {
-            "keys": [key for key, _ in keyed],
-            "journal_ids": [journal.journal_id for _, journal in keyed],
-            "kinds": [int(journal.kind) for _, journal in keyed],
-            "operation_ids": [journal.operation_id for _, journal in keyed],
-            "revisions": [journal.revision for _, journal in keyed],
-            "order_ids": [journal.order_id for _, journal in keyed],
-            "reverses": [journal.reverses for _, journal in keyed],
-            "line_counts": [len(journal.entries) for _, journal in keyed],
-            "entry_keys": [key for key, _, _, _ in lines],
-            "entry_journal_ids": [journal_id for _, journal_id, _, _ in lines],
-            "lines": [line for _, _, line, _ in lines],
-            "account_kinds": [int(entry.account.kind) for _, _, _, entry in lines],
-            "owner_ids": [entry.account.owner_id for _, _, _, entry in lines],
-            "sources": [entry.account.source for _, _, _, entry in lines],
-            "currencies": [entry.currency_code for _, _, _, entry in lines],
-            "directions": [int(entry.direction) for _, _, _, entry in lines],
-            "amounts": [entry.amount_minor for _, _, _, entry in lines],
-        },
-    )
+    journals = [_journal_row(event[0].journal_id, journal) for event in ordered for journal in event]
+    rows = await connection.execute(_INSERT_EVENTS, {"journals": json.dumps(journals)})
     return set(rows.scalars())
+
+
+def _journal_row(key: UUID, journal: Journal) -> dict[str, object]:
+    return {
+        "key": key.hex,
+        "journal_id": journal.journal_id.hex,
+        "kind": journal.kind.value,
+        "operation_id": journal.operation_id.hex,
+        "revision": journal.revision,
+        "order_id": journal.order_id.hex,
+        "reverses": None if journal.reverses is None else journal.reverses.hex,
+        "line_count": len(journal.entries),
+        "entries": [_entry_row(line, entry) for line, entry in enumerate(journal.entries)],
+    }
+
+
+def _entry_row(line: int, entry: Entry) -> dict[str, object]:
+    return {
+        "line": line,
+        "account_kind": entry.account.kind.value,
+        "owner_id": entry.account.owner_id,
+        "source": entry.account.source,
+        "currency": entry.currency_code,
+        "direction": entry.direction.value,
+        "amount_minor": entry.amount_minor,
+    }
 
 
 async def read_journals(

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from pydantic import Field
 
-from mesh.config import ServiceSettings, settings_config
+from mesh.config import Port, ServiceSettings, settings_config
 
 
 class Settings(ServiceSettings):
@@ -12,10 +12,11 @@ class Settings(ServiceSettings):
 
     model_config = settings_config("PAYMESH_PAYMENT_")
 
-    executor_target: str
+    port: Port = 50051
+    executor_target: str = Field(default="127.0.0.1:50052", min_length=1)
     """host:port, or dns:///name:port for several replicas."""
-    wallet_target: str
-    ledger_target: str
+    wallet_target: str = Field(default="127.0.0.1:50053", min_length=1)
+    ledger_target: str = Field(default="127.0.0.1:50054", min_length=1)
 
     max_open_orders: int = Field(default=20_000, ge=100)
     """Orders under way in this process; a payment beyond is refused as OVERLOADED. An

@@ -62,7 +62,7 @@ def wallet(
         more = {} if moved is None else render.to_json(moved)
         typer.echo(json.dumps(render.to_json(response) | more, ensure_ascii=False))
         return
-    render.console().print(render.wallet_table(response.wallet))
+    render.console().print(render.wallets_table([response.wallet]))
     if moved is not None:
         render.console().print(render.movements_table(moved.movements))
         if moved.next_page_token:

@@ -203,8 +203,7 @@ def _show(stories: list[Story], books: Books, wrong: list[str], *, as_json: bool
     console = render.console()
     for story in stories:
         console.print(way_table(story))
-    for wallet in books.wallets:
-        console.print(render.wallet_table(wallet))
+    console.print(render.wallets_table(books.wallets))
     console.print(render.trial_balance_table(books.trial_balance.rows))
     for line in proof_lines(stories, books):
         console.print(line)

@@ -78,7 +78,7 @@ def reporting(*, as_json: bool, request_id: str | None = None) -> Iterator[None]
         if request_id is not None:
             interrupted |= {"request_id": request_id, "repeat": True}
         _report(interrupted, as_json=as_json)
-        raise typer.Exit(Exit.UNKNOWN) from None
+        raise typer.Exit(Exit.NOT_DONE if request_id is None else Exit.UNKNOWN) from None
 
 
 def _is_silent(error: MeshError) -> bool:

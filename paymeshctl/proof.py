@@ -68,13 +68,11 @@ def way_table(story: Story) -> Table:
         title_justify="left",
         box=box.SIMPLE_HEAD,
     )
-    for column in ("order of", "amount", "service", "what it did", "under the id"):
+    for column in ("service", "what it did", "under the id"):
         table.add_column(column, overflow="fold")
     for order in payment.orders:
-        for number, (service, deed, name) in enumerate(_steps(story, order)):
-            seller = escape(order.seller_id) if number == 0 else ""
-            amount = render.money(order.amount) if number == 0 else ""
-            table.add_row(seller, amount, service, deed, escape(name))
+        for step in _steps(story, order):
+            table.add_row(*step)
         table.add_section()
     return table
 
@@ -127,14 +125,16 @@ def problems(stories: Sequence[Story], books: Books) -> list[str]:
 
 def _steps(story: Story, order: payment_pb2.PaymentOrder) -> Iterable[tuple[str, str, str]]:
     """Service, what it did, and the id under which it is found there."""
-    yield "payment", render.styled(payment_pb2.OrderState, order.state), order.order_id
-    yield "executor, PSP", _outcome(order), render.psp_reference(order)
+    state = render.styled(payment_pb2.OrderState, order.state)
+    asked = f"[bold]{render.money(order.amount)} for {escape(order.seller_id)}[/bold]: {state}"
+    yield "payment", asked, order.order_id
+    yield "executor, PSP", _outcome(order), escape(render.psp_reference(order))
     movement = story.movements.get(order.order_id)
     if movement is not None:
         yield "wallet", f"credited {render.money(movement.amount)}", movement.movement_id
-    for journal in reversed(story.journals.get(order.order_id, ())):
+    for journal in sorted(story.journals.get(order.order_id, ()), key=lambda found: found.kind):
         kind = render.state_name(ledger_pb.JournalKind, journal.kind).lower()
-        yield "ledger", f"{kind}: {_entries(journal)}", journal.journal_id
+        yield "ledger", "\n".join([kind, *_entries(journal)]), journal.journal_id
 
 
 def _outcome(order: payment_pb2.PaymentOrder) -> str:
@@ -148,14 +148,11 @@ def _outcome(order: payment_pb2.PaymentOrder) -> str:
     return "no outcome yet"
 
 
-def _entries(journal: ledger_pb.Journal) -> str:
-    sides = {ledger_pb.DIRECTION_DEBIT: "debit", ledger_pb.DIRECTION_CREDIT: "credit"}
-    return ", ".join(
-        f"{sides.get(entry.direction, '?')} "
-        f"{render.state_name(ledger_pb.AccountKind, entry.account.kind).lower()} "
-        f"{render.money(entry.amount)}"
-        for entry in journal.entries
-    )
+def _entries(journal: ledger_pb.Journal) -> Iterable[str]:
+    for entry in journal.entries:
+        side = render.state_name(ledger_pb.Direction, entry.direction).lower()
+        account = render.state_name(ledger_pb.AccountKind, entry.account.kind).lower()
+        yield f"  {side} {account} {render.money(entry.amount)}"
 
 
 def _captured(stories: Sequence[Story], currency: str) -> int:

@@ -90,23 +90,22 @@ def payments_table(payments: Iterable[payment_pb.Payment]) -> Table:
     return table
 
 
-def wallet_table(wallet: wallet_pb.Wallet) -> Table:
-    """A seller's balances."""
+def wallets_table(wallets: Iterable[wallet_pb.Wallet]) -> Table:
+    """Sellers' balances."""
     table = _table(
-        "currency",
-        *("pending", "available", "reserved", "debt"),
-        title=f"wallet of {escape(wallet.seller_id)}",
-        right=(1, 2, 3, 4),
+        *("wallet of", "currency", "pending", "available", "reserved", "debt"), right=(2, 3, 4, 5)
     )
-    for balance in wallet.balances:
-        currency = balance.currency_code
-        table.add_row(
-            currency,
-            format_minor(balance.pending_minor, currency),
-            format_minor(balance.available_minor, currency),
-            format_minor(balance.reserved_minor, currency),
-            format_minor(balance.debt_minor, currency),
-        )
+    for wallet in wallets:
+        for balance in wallet.balances:
+            currency = balance.currency_code
+            table.add_row(
+                escape(wallet.seller_id),
+                currency,
+                format_minor(balance.pending_minor, currency),
+                format_minor(balance.available_minor, currency),
+                format_minor(balance.reserved_minor, currency),
+                format_minor(balance.debt_minor, currency),
+            )
     return table
 
 

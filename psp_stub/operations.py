@@ -86,13 +86,15 @@ class Operations:
 
     async def _charge(self, connection: AsyncConnection, asks: Sequence[Ask]) -> list[Answer]:
         counts = Counter(asks)
-        one_per_key = {ask.idempotency_key: ask for ask in counts}.values()
-        called = await self._call(connection, {ask: counts[ask] for ask in one_per_key})
+        firsts: dict[str, Ask] = {}
+        for ask in counts:
+            firsts.setdefault(ask.idempotency_key, ask)
+        called = await self._call(connection, {ask: counts[ask] for ask in firsts.values()})
         stored: dict[str, Ask] = {}
         if len(called) < len(counts):
             doubtful = [ask for ask in counts if ask not in called]
             stored = await store.read_asks(connection, {a.idempotency_key for a in doubtful})
-            # One list may hold a key with several fields; the right ones may not be the last.
+            # One list may hold a key with several fields; the right ones may not come first.
             right = {ask: counts[ask] for ask in doubtful if ask == stored[ask.idempotency_key]}
             if right:
                 called |= await self._call(connection, right)
@@ -113,11 +115,11 @@ class Operations:
         calls = [
             Call(
                 ask,
-                count,
+                times,
                 script_of(ask.payment_method).processed_at_call,
                 decide(ask, self._rules.fees),
             )
-            for ask, count in sorted(counts.items())
+            for ask, times in sorted(counts.items())
         ]
         all_met = await store.call(
             connection,

@@ -123,11 +123,13 @@ def _ask(item: pb.ChargeItem) -> Ask | MeshError:
     error = check(item)
     if error is not None:
         return error
-    # Only these two are free text; the thorough search costs as much as all other rules.
+    # The thorough search costs as much as all other rules, and only these two are free text.
     if looks_like_card_number(item.payment_method) or looks_like_issued_card_number(
         item.idempotency_key
     ):
-        return refuse_card_numbers(item)
+        error = refuse_card_numbers(item)
+        if error is not None:
+            return error
     if "\0" in item.idempotency_key or "\0" in item.payment_method:
         field = "idempotency_key" if "\0" in item.idempotency_key else "payment_method"
         return validation_failed(Violation(field, "must not hold a NUL"))

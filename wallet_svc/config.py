@@ -2,10 +2,12 @@
 
 from __future__ import annotations
 
-from mesh.config import ServiceSettings, settings_config
+from mesh.config import Port, ServiceSettings, settings_config
 
 
 class Settings(ServiceSettings):
     """Those of every service."""
 
     model_config = settings_config("PAYMESH_WALLET_")
+
+    port: Port = 50053

@@ -59,18 +59,9 @@ async def test_ok(url: str) -> None:
             " WHERE idempotency_key = %s",
             (ask.idempotency_key,),
         ).fetchall()
+    ids = (ask.idempotency_key, UUID(ask.operation_id), UUID(ask.order_id))
     assert rows == [
-        (
-            ask.idempotency_key,
-            UUID(ask.operation_id),
-            UUID(ask.order_id),
-            captured.psp_reference,
-            10_000,
-            "EUR",
-            320,
-            "CAPTURED",
-            True,
-        ),
+        (*ids, captured.psp_reference, 10_000, "EUR", 320, "CAPTURED", True),
     ]
 
 
