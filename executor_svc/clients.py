@@ -12,6 +12,8 @@ from typing import NamedTuple
 
 import grpc
 import structlog
+from google.protobuf.message import DecodeError
+from google.rpc import status_pb2
 from paymesh.common.v1 import money_pb2
 from paymesh.psp.v1 import psp_service_pb2 as pb
 from paymesh.psp.v1 import psp_service_pb2_grpc as pb_grpc
@@ -188,12 +190,16 @@ def _answer(told: pb.ChargeOutcome | pb.LookUpResult) -> Answer:
         case "not_found":
             return NotFound()
         case "error":
-            return _error(from_status(told.error))
+            return _error(told.error)
         case _:
             return NoAnswer("an empty answer")
 
 
-def _error(error: MeshError) -> Answer:
+def _error(status: status_pb2.Status) -> Answer:
+    try:
+        error = from_status(status)
+    except DecodeError:
+        return NoAnswer("an error that can't be read")
     if error.reason not in _REFUSALS:
         return NoAnswer(error.code.name)
     fields = [violation.field for violation in error.violations]

@@ -342,5 +342,5 @@ def contradicts(stored: Stored, finding: Finding) -> bool:
     if finding.outcome not in _DEFINITE or stored.state not in RESTING:
         return False
     if stored.state is after(State.SENT, finding.outcome):
-        return stored.psp_reference != finding.psp_reference
+        return finding.psp_reference not in ("", stored.psp_reference)
     return True

@@ -156,8 +156,6 @@ class Ladder:
                 async with aclosing(self._psp.charge(items, timeout_s)) as answers:
                     async for answered in answers:
                         self._charged(answered, waiting, first_call=first_call)
-                        if not waiting:
-                            return
         except MeshError as error:
             why = error.code.name
         for run in waiting.values():
@@ -199,8 +197,6 @@ class Ladder:
             async with aclosing(self._psp.look_up(list(waiting))) as answers:
                 async for answered in answers:
                     self._looked_up(answered, waiting)
-                    if not waiting:
-                        return
         except MeshError as error:
             why = error.code.name
         for run in waiting.values():
@@ -295,7 +291,7 @@ class Ladder:
             raise TypeError("leave to send is no end")
         self._finish(run, result)
 
-    def _spawn(self, work: Coroutine[Any, Any, None], runs: Sequence[Run] = ()) -> None:
+    def _spawn(self, work: Coroutine[Any, Any, None], runs: Sequence[Run]) -> None:
         """Starts a task that outlives its caller.
 
         One that fails is a bug; its runs end with an error, so that they can be submitted

@@ -161,8 +161,15 @@ def _journal(kind: JournalKind, event: CaptureEvent, *lines: Entry) -> Journal:
     return journal
 
 
+# The tags are part of the journals' ids: frozen with them.
+_TAG_OF_KIND: Mapping[JournalKind, str] = {
+    JournalKind.CAPTURE: "capture",
+    JournalKind.PSP_FEE: "psp_fee",
+}
+
+
 def _journal_id(kind: JournalKind, operation_id: UUID, revision: int) -> UUID:
-    return ids.journal_id(kind.name.lower(), operation_id, revision)
+    return ids.journal_id(_TAG_OF_KIND[kind], operation_id, revision)
 
 
 def _facts(booked: Iterable[Journal]) -> Iterator[tuple[str, str | int]]:

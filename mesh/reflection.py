@@ -9,11 +9,16 @@ from __future__ import annotations
 from collections.abc import Iterable, Iterator
 from importlib import resources
 
-from google.protobuf import descriptor_pb2
+from google.protobuf import descriptor_pb2, duration_pb2
+from google.rpc import error_details_pb2
 from grpc_reflection.v1alpha import reflection_pb2
 from grpc_reflection.v1alpha.reflection import aio
 
 _Proto = descriptor_pb2.FileDescriptorProto
+
+# No message of ours has these as a field, but every refusal carries some of them, and a
+# client can show only what reflection describes to it.
+_ERROR_DETAILS = (error_details_pb2.DESCRIPTOR, duration_pb2.DESCRIPTOR)
 
 
 class Reflection(aio.ReflectionServicer):
@@ -24,7 +29,8 @@ class Reflection(aio.ReflectionServicer):
         super().__init__(service_names)
         raw = resources.files("paymesh").joinpath("descriptors.binpb").read_bytes()
         files = descriptor_pb2.FileDescriptorSet.FromString(raw)
-        self._files = {file.name: file for file in files.file}
+        details = [_Proto.FromString(file.serialized_pb) for file in _ERROR_DETAILS]
+        self._files = {file.name: file for file in (*details, *files.file)}
         self._file_of = {symbol: file for file in self._files.values() for symbol in _symbols(file)}
 
     def _file_by_filename(

@@ -16,6 +16,13 @@ from mesh.money import Money
 from paymeshctl import render
 
 
+_SELLER_KINDS = (
+    ledger_pb.ACCOUNT_KIND_SELLER_PENDING,
+    ledger_pb.ACCOUNT_KIND_SELLER_AVAILABLE,
+    ledger_pb.ACCOUNT_KIND_SELLER_RESERVED,
+)
+
+
 @dataclass(frozen=True)
 class Story:
     """One payment and its traces. journals and movements are by order_id."""
@@ -90,11 +97,11 @@ def equations(stories: Sequence[Story], books: Books) -> list[Equation]:
             if balance.currency_code == currency
         )
         commission = _credit(rows, ledger_pb.ACCOUNT_KIND_COMMISSION_REVENUE, currency)
-        pending = _credit(rows, ledger_pb.ACCOUNT_KIND_SELLER_PENDING, currency)
+        owed = sum(_credit(rows, kind, currency) for kind in _SELLER_KINDS)
         found += [
             Equation("debits", debit, "credits", credit, currency),
             Equation("captured", captured, "wallets + commission", credited + commission, currency),
-            Equation("wallets", credited, "the ledger's seller accounts", pending, currency),
+            Equation("wallets", credited, "the ledger's seller accounts", owed, currency),
         ]
     return found
 

@@ -110,8 +110,10 @@ taken AS (
   SELECT idempotency_key, generation, operation_id, order_id, payment_method, amount_minor,
          currency_code, CASE WHEN decline_code IS NULL THEN 'CAPTURED' ELSE 'DECLINED' END,
          captured_minor, fee_minor, decline_category, decline_code,
-         now, CASE WHEN is_pending THEN pending_until ELSE now END
-  FROM heard, moment
+         (SELECT now FROM moment),
+         CASE WHEN is_pending THEN (SELECT pending_until FROM moment)
+              ELSE (SELECT now FROM moment) END
+  FROM heard
   WHERE is_same AND calls_so_far >= processed_at_call
   ON CONFLICT (idempotency_key, generation) DO NOTHING
   RETURNING idempotency_key, psp_reference
@@ -152,30 +154,9 @@ async def call(
     ago is forgotten: it is new again, in its next generation. A key that is remembered with
     other fields is left out, and nothing is stored.
     """
-    keys, operation_ids, order_ids, payment_methods, amounts, currencies = zip(
-        *(call.ask for call in calls), strict=True
-    )
-    captured, fees, declines, pending = zip(*(call.decision for call in calls), strict=True)
-    rows = await connection.execute(
-        _CALL,
-        {
-            "keys": list(keys),
-            "operation_ids": list(operation_ids),
-            "order_ids": list(order_ids),
-            "payment_methods": list(payment_methods),
-            "amounts_minor": list(amounts),
-            "currency_codes": list(currencies),
-            "times": [call.times for call in calls],
-            "processed_at_calls": [call.processed_at_call for call in calls],
-            "captured_minor": list(captured),
-            "fees_minor": list(fees),
-            "decline_categories": [decline and decline.category.value for decline in declines],
-            "decline_codes": [decline and decline.code for decline in declines],
-            "pending": list(pending),
-            "key_memory_s": key_memory_s,
-            "pending_s": pending_s,
-        },
-    )
+    parameters = _parameters(calls)
+    parameters.update(key_memory_s=key_memory_s, pending_s=pending_s)
+    rows = await connection.execute(_CALL, parameters)
     return {key: Met(calls_so_far, reference) for key, calls_so_far, reference in rows}
 
 
@@ -203,6 +184,28 @@ async def look_up(
     """
     rows = await connection.execute(_LOOK_UP, {"keys": list(keys), "key_memory_s": key_memory_s})
     return {row.idempotency_key: (row.payment_method, _charge(row)) for row in rows}
+
+
+def _parameters(calls: Sequence[Call]) -> dict[str, Any]:
+    keys, operation_ids, order_ids, payment_methods, amounts, currencies = zip(
+        *(call.ask for call in calls), strict=True
+    )
+    captured, fees, declines, pending = zip(*(call.decision for call in calls), strict=True)
+    return {
+        "keys": list(keys),
+        "operation_ids": list(operation_ids),
+        "order_ids": list(order_ids),
+        "payment_methods": list(payment_methods),
+        "amounts_minor": list(amounts),
+        "currency_codes": list(currencies),
+        "times": [call.times for call in calls],
+        "processed_at_calls": [call.processed_at_call for call in calls],
+        "captured_minor": list(captured),
+        "fees_minor": list(fees),
+        "decline_categories": [decline and decline.category.value for decline in declines],
+        "decline_codes": [decline and decline.code for decline in declines],
+        "pending": list(pending),
+    }
 
 
 def _charge(row: Row[Any]) -> Charge:

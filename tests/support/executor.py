@@ -4,8 +4,8 @@ from __future__ import annotations
 
 import asyncio
 import uuid
-from collections.abc import AsyncIterator, Iterable, Iterator, Sequence
-from contextlib import asynccontextmanager, contextmanager, suppress
+from collections.abc import AsyncIterator, Iterable, Sequence
+from contextlib import asynccontextmanager, suppress
 from dataclasses import dataclass, field
 from typing import TYPE_CHECKING, Any
 from uuid import UUID
@@ -208,12 +208,6 @@ def captures(stub_url: str, operations: Iterable[Operation]) -> dict[UUID, int]:
             ([operation.operation_id for operation in operations],),
         ).fetchall()
     return dict(rows)
-
-
-@contextmanager
-def clock_ahead(superuser_url: str, database_url: str, ahead: str) -> Iterator[None]:
-    """New connections of the service see the deciding time so far ahead (an interval)."""
-    raise NotImplementedError
 
 
 def error_of(result: Result) -> MeshError:

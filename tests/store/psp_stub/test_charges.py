@@ -8,13 +8,17 @@ from typing import Any
 
 import psycopg
 import pytest
+from psycopg import sql
+from sqlalchemy import text
+from sqlalchemy.ext.asyncio import AsyncConnection
 
 from mesh.db import Database
 from mesh.errors import Code, MeshError, Reason
 from psp_stub.domain import Charge, DeclineCategory, State
 from psp_stub.operations import Operations
 from tests.store.psp_stub.conftest import make_operations
-from tests.support.psp_stub import new_ask, truth
+from tests.support.postgres import PostgresServer
+from tests.support.psp_stub import new_ask, own_database, truth
 
 
 def charge_of(answer: object) -> Charge:
@@ -229,6 +233,38 @@ async def test_memory_counts_from_the_first_call(database: Database) -> None:
     assert await operations.charge([ask]) != first
 
 
+async def test_memory_and_pending_are_by_the_databases_time(
+    postgres_server: PostgresServer,
+) -> None:
+    url = own_database(postgres_server)
+    asks = [new_ask(), new_ask("tok_pending_success")]
+    database = Database(url, application_name="test")
+    day = make_operations(database, key_memory_s=86_400)
+    _, pending = await day.charge(asks)
+    assert charge_of(pending).state is State.PENDING
+    await database.close()
+
+    for offset, known in (("23 hours 59 minutes", 2), ("24 hours 1 minute", 0)):
+        _set_clock(postgres_server, url, offset)
+        database = Database(url, application_name="test")
+        day = make_operations(database, key_memory_s=86_400)
+        found = await day.look_up([ask.idempotency_key for ask in asks])
+        assert len(found) == known
+        assert {charge.state for charge in found.values()} <= {State.CAPTURED}
+        await database.close()
+    assert truth(url, *asks) == [("CAPTURED", 10_000, 320)] * 2
+
+
+def _set_clock(server: PostgresServer, url: str, offset: str) -> None:
+    """For the sessions that begin from now on."""
+    with psycopg.connect(server.admin_url, autocommit=True) as connection:
+        connection.execute(
+            sql.SQL("ALTER DATABASE {} SET paymesh.clock_offset = {}").format(
+                sql.Identifier(url.rpartition("/")[2]), sql.Literal(offset)
+            )
+        )
+
+
 async def test_the_largest_list_and_amount(operations: Operations) -> None:
     asks = [new_ask(amount_minor=10**15 - 1) for _ in range(1_000)]
     answers = await operations.charge(asks)
@@ -251,3 +287,17 @@ def test_the_stub_cannot_change_what_happened(psp_url: str, statement: str) -> N
         pytest.raises(psycopg.errors.InsufficientPrivilege),
     ):
         connection.execute(statement)
+
+
+async def test_a_list_is_not_joined_row_by_row(database: Database) -> None:
+    asks = sorted(new_ask() for _ in range(500))
+    decision = decide(asks[0], FeeSchedule(0, 0))
+    parameters = store._parameters([store.Call(ask, 1, 1, decision) for ask in asks])
+    parameters.update(key_memory_s=60, pending_s=1)
+
+    async def work(connection: AsyncConnection) -> str:
+        plan = await connection.execute(text(f"EXPLAIN {store._CALL.text}"), parameters)
+        return "\n".join(line for (line,) in plan)
+
+    # It would cost the square of the list's length.
+    assert "Nested Loop" not in await database.read("plan", work)

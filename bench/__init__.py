@@ -1,0 +1,1 @@
+"""Measures a whole mesh beside pgbench on the same PostgreSQL: `make bench`."""

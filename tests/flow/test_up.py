@@ -1,0 +1,258 @@
+"""`paymesh up` and `paymesh demo` as processes, with everything they start."""
+
+from __future__ import annotations
+
+import json
+import os
+import signal
+import time
+from collections.abc import Iterator
+from pathlib import Path
+
+import pytest
+
+from mesh.healthcheck import is_serving
+from tests.support.embedded import children, is_running, on_linux, wait_until
+from tests.support.folders import open_folder
+from tests.support.ports import free_port_base, is_free
+from tests.support.postgres import PostgresServer
+from tests.support.up_process import UpProcess, run
+
+pytestmark = [on_linux, pytest.mark.timeout(120)]
+
+PAY = ("pay", "--json", "--buyer", "buyer-1", "--order", "alice=10:EUR:1")
+SERVICES = {
+    "payment": "payment_svc",
+    "executor": "executor_svc",
+    "wallet": "wallet_svc",
+    "ledger": "ledger_svc",
+    "psp_stub": "psp_stub",
+}
+
+
+@pytest.fixture(scope="module")
+def folder() -> Iterator[Path]:
+    with open_folder(in_memory=True) as path:
+        yield path
+
+
+@pytest.fixture(scope="module")
+def up(folder: Path) -> Iterator[UpProcess]:
+    with UpProcess(folder / "shared") as up:
+        up.wait_until_ready()
+        yield up
+
+
+def test_it_serves_payments_and_books(up: UpProcess) -> None:
+    paid = up.run(*PAY, "--request-id", "first")
+    assert paid.returncode == 0, paid.stderr
+    payment = json.loads(paid.stdout)["payment"]
+    again = json.loads(up.run(*PAY, "--request-id", "first").stdout)["payment"]
+    assert again["payment_id"] == payment["payment_id"]
+
+    reused = up.run(
+        "pay", "--buyer", "buyer-1", "--order", "alice=11:EUR:1", "--request-id", "first"
+    )
+    assert reused.returncode == 1
+    assert "REQUEST_ID_REUSED" in reused.stderr
+    assert "amount" in reused.stderr
+
+    shown = up.run("payment", "get", payment["payment_id"])
+    assert "SUCCEEDED" in shown.stdout
+    wallet = json.loads(up.run("wallet", "alice", "--movements", "--json").stdout)
+    assert wallet["wallet"]["balances"][0]["pending_minor"] == 900
+    assert [movement["order_id"] for movement in wallet["movements"]] == [
+        payment["orders"][0]["order_id"]
+    ]
+    balance = up.run("ledger", "balance", "commission_revenue", "EUR", "--json")
+    assert json.loads(balance.stdout)["balance_minor"] >= 100
+    assert up.run("ledger", "trial-balance").returncode == 0
+    listed = json.loads(up.run("payment", "list", "--seller", "alice", "--json").stdout)
+    assert payment["payment_id"] in [found["payment_id"] for found in listed["payments"]]
+
+
+def test_what_the_mesh_refuses_names_the_field(up: UpProcess) -> None:
+    refused = up.run("pay", "--buyer", "b", "--order", "alice=0:EUR")
+    assert refused.returncode == 1
+    assert "VALIDATION_FAILED" in refused.stderr
+    assert "orders[0].amount" in refused.stderr
+    card = up.run("pay", "--buyer", "b", "--order", "alice=1:EUR", "--method", "4111111111111111")
+    assert card.returncode == 1
+    assert "CARD_NUMBER_REFUSED" in card.stderr
+    assert "4111111111111111" not in card.stderr
+
+
+def test_ports_in_use_are_refused_and_nothing_is_started(up: UpProcess, folder: Path) -> None:
+    other = folder / "other"
+    with UpProcess(other, port_base=up.port_base) as second:
+        code, text = second.end()
+    assert code == 2
+    assert f"port {up.port_base + 1}" in text
+    assert not other.exists()
+
+
+def test_a_folder_in_use_is_refused(up: UpProcess, folder: Path) -> None:
+    with UpProcess(folder / "shared") as second:
+        code, text = second.end()
+    assert code == 2
+    assert "in use" in json.loads(text)["error"]["message"]
+    assert is_serving(f"127.0.0.1:{up.port_base + 1}")
+
+
+@pytest.mark.parametrize("service", ["psp_stub", "payment"])
+def test_a_service_that_died_is_started_again(up: UpProcess, service: str) -> None:
+    before = up.service_pid(SERVICES[service])
+    os.kill(before, signal.SIGKILL)
+    up.wait_for_text(f"{service} died (SIGKILL)")
+    up.wait_for_text(f"{service} serves again")
+    assert up.service_pid(SERVICES[service]) != before
+    assert up.run(*PAY).returncode == 0
+
+
+def test_no_service_is_given_anothers_password(up: UpProcess) -> None:
+    for service, package in SERVICES.items():
+        environment = Path(f"/proc/{up.service_pid(package)}/environ").read_text().split("\0")
+        urls = {name.partition("=")[0] for name in environment if "DATABASE_URL=" in name}
+        assert urls == {f"PAYMESH_{service.upper()}_DATABASE_URL"}
+
+
+@pytest.mark.parametrize("number", [signal.SIGINT, signal.SIGTERM])
+def test_it_ends_in_order_and_leaves_nothing(folder: Path, number: signal.Signals) -> None:
+    with UpProcess(folder / number.name) as up:
+        up.wait_until_ready()
+        family = up.family()
+        assert len(family) > len(SERVICES)
+        up.send(number)
+        code, text = up.end()
+    assert code == 0, text
+    assert not any(map(is_running, family))
+    for service in SERVICES:
+        log = (folder / number.name / "logs" / f"{service}.log").read_text()
+        assert "Traceback" not in log, log
+    assert "database system is shut down" in (folder / number.name / "postgres.log").read_text()
+
+
+def test_killed_it_leaves_nothing_and_the_next_one_serves_the_old_payments(folder: Path) -> None:
+    data_dir = folder / "killed"
+    with UpProcess(data_dir) as up:
+        up.wait_until_ready()
+        paid = json.loads(up.run(*PAY, "--request-id", "kept").stdout)["payment"]
+        family = up.family()
+        up.send(signal.SIGKILL)
+        wait_until(lambda: not any(map(is_running, family)), timeout_s=2)
+    with UpProcess(data_dir, port_base=up.port_base) as after:
+        after.wait_until_ready()
+        found = json.loads(after.run("payment", "get", paid["payment_id"], "--json").stdout)
+        assert found["payment"] == paid
+        again = json.loads(after.run(*PAY, "--request-id", "kept").stdout)
+        assert again["payment"]["payment_id"] == paid["payment_id"]
+        wallet = json.loads(after.run("wallet", "alice", "--json").stdout)
+        assert wallet["wallet"]["balances"][0]["pending_minor"] == 900
+
+
+def test_stopped_while_it_starts_it_leaves_nothing(folder: Path) -> None:
+    with UpProcess(folder / "hasty") as up:
+        wait_until(lambda: bool(children(up.process.pid)), timeout_s=20)
+        family = up.family()
+        up.send(signal.SIGTERM)
+        code, text = up.end()
+    assert code == 0, text
+    assert "ready" not in [json.loads(line)["event"] for line in text.splitlines()]
+    assert not any(map(is_running, family))
+
+
+def test_a_folder_of_another_version_is_refused(folder: Path) -> None:
+    data_dir = folder / "older"
+    (data_dir / "postgres").mkdir(parents=True)
+    data_dir.chmod(0o711)
+    (data_dir / "postgres" / "PG_VERSION").write_text("15\n")
+    with UpProcess(data_dir) as up:
+        code, text = up.end()
+    assert code == 2
+    assert "PostgreSQL 15" in json.loads(text)["error"]["message"]
+
+
+def test_a_bad_setting_of_a_service_is_told(folder: Path) -> None:
+    setting = {"PAYMESH_WALLET_LOG_LEVEL": "loud"}
+    with UpProcess(folder / "loud", environment=setting) as up:
+        code, text = up.end()
+    assert code == 3
+    message = json.loads(text)["error"]["message"]
+    assert "PAYMESH_WALLET_LOG_LEVEL" in message
+    assert not children(up.process.pid)
+
+
+def test_it_runs_on_another_postgresql(folder: Path, postgres_server: PostgresServer) -> None:
+    address = postgres_server.admin_url.rpartition("@")[2].rpartition("/")[0]
+    environment = {"PAYMESH_DATABASE_URL": postgres_server.admin_url} | {
+        f"PAYMESH_{service.upper()}_DATABASE_URL": (
+            f"postgresql://up_{service}:pass_word@{address}/up_{service}"
+        )
+        for service in SERVICES
+    }
+    migrated = run("migrate", "--json", environment=environment)
+    assert migrated.returncode == 0, migrated.stdout
+    assert set(json.loads(migrated.stdout)["revisions"]) == set(SERVICES)
+    with UpProcess(folder / "elsewhere", environment=environment) as up:
+        up.wait_until_ready()
+        assert is_free(up.port_base + 6)
+        assert up.run(*PAY).returncode == 0
+        up.send(signal.SIGINT)
+        assert up.end()[0] == 0
+
+
+def test_urls_of_services_without_a_server_are_refused() -> None:
+    refused = run("up", environment={"PAYMESH_WALLET_DATABASE_URL": "postgresql://x@y/z"})
+    assert refused.returncode == 2
+    assert "PAYMESH_DATABASE_URL" in refused.stderr
+
+
+def test_a_postgresql_that_is_down_is_told(folder: Path) -> None:
+    base = free_port_base()
+    url = f"postgresql://admin:secret@127.0.0.1:{base + 7}/postgres"
+    with UpProcess(
+        folder / "down", port_base=base, environment={"PAYMESH_DATABASE_URL": url}
+    ) as up:
+        code, text = up.end()
+    assert code == 3
+    assert "can't be reached" in text
+    assert "secret" not in text
+
+
+def test_the_ready_line_is_for_people_too(folder: Path) -> None:
+    base = free_port_base()
+    started = time.monotonic()
+    process = UpProcess(folder / "plain", port_base=base)
+    with process:
+        process.wait_until_ready()
+        assert time.monotonic() - started < 30
+        assert all(is_serving(f"127.0.0.1:{base + offset}") for offset in range(1, 6))
+
+
+def test_demo_proves_its_books_in_time() -> None:
+    started = time.monotonic()
+    result = run("demo")
+    assert result.returncode == 0, result.stdout + result.stderr
+    assert time.monotonic() - started < 30
+    for text in (
+        "three sellers",
+        "declined (card_declined)",
+        "known by its look-up",
+        "sum, balanced",
+        "debits",
+        "captured",
+    ):
+        assert text in result.stdout
+    assert "✗" not in result.stdout
+
+
+def test_demo_as_json() -> None:
+    result = run("demo", "--json")
+    assert result.returncode == 0, result.stdout + result.stderr
+    facts = json.loads(result.stdout)
+    assert facts["problems"] == []
+    assert [payment["state"] for payment in facts["payments"]] == [
+        "PAYMENT_STATE_SUCCEEDED",
+        "PAYMENT_STATE_FAILED",
+        "PAYMENT_STATE_SUCCEEDED",
+    ]

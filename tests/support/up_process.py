@@ -1,0 +1,120 @@
+"""A `paymesh up` in a process of its own, and `paymesh` verbs against it."""
+
+from __future__ import annotations
+
+import json
+import os
+import signal
+import subprocess
+import sys
+from collections.abc import Mapping
+from pathlib import Path
+from typing import Any, Self
+
+from tests.support.embedded import children, is_running
+from tests.support.ports import free_port_base
+
+PAYMESH = [sys.executable, "-c", "from paymeshctl.main import main; main()"]
+_RUN_TIMEOUT_S = 50
+
+
+class UpProcess:
+    """`paymesh up --json`; as a context, killed in the end at the latest."""
+
+    def __init__(
+        self,
+        data_dir: Path,
+        *,
+        port_base: int | None = None,
+        environment: Mapping[str, str] | None = None,
+    ) -> None:
+        self.port_base = free_port_base() if port_base is None else port_base
+        self.lines: list[str] = []
+        """What it has said so far, as far as somebody asked."""
+        self.process = subprocess.Popen(
+            [
+                *PAYMESH,
+                *("up", "--json", "--data-dir", str(data_dir)),
+                *("--port-base", str(self.port_base)),
+            ],
+            env=clean_environment() | dict(environment or {}),
+            stdout=subprocess.PIPE,
+            stderr=subprocess.STDOUT,
+            text=True,
+        )
+
+    def wait_until_ready(self) -> dict[str, Any]:
+        """The facts of its `ready`."""
+        return self.wait_for(lambda event: event["event"] == "ready")
+
+    def wait_for_text(self, text: str) -> None:
+        """Waits until it says something with `text` in it."""
+        self.wait_for(lambda event: text in event.get("text", ""))
+
+    def wait_for(self, wanted: Any) -> dict[str, Any]:
+        """Its next event for which `wanted` holds; fails if it ends before."""
+        assert self.process.stdout is not None
+        for line in self.process.stdout:
+            self.lines.append(line)
+            event: dict[str, Any] = json.loads(line) if line.startswith("{") else {"event": ""}
+            if wanted(event):
+                return event
+        raise AssertionError(f"it ended ({self.process.wait()}): {self.lines}")
+
+    def family(self) -> list[int]:
+        """All processes below it, such as the services and PostgreSQL's sessions."""
+        found = children(self.process.pid)
+        for pid in found:
+            found.extend(children(pid))
+        return found
+
+    def service_pid(self, package: str) -> int:
+        """The process of the service with this package."""
+        for pid in children(self.process.pid):
+            if package in Path(f"/proc/{pid}/cmdline").read_text().split("\0"):
+                return pid
+        raise AssertionError(f"{package} does not run")
+
+    def send(self, number: signal.Signals) -> None:
+        """Sends it a signal."""
+        self.process.send_signal(number)
+
+    def end(self) -> tuple[int, str]:
+        """Waits for its end: its exit code, and the rest of what it said."""
+        rest, _ = self.process.communicate(timeout=_RUN_TIMEOUT_S)
+        return self.process.returncode, rest
+
+    def run(self, *arguments: str) -> subprocess.CompletedProcess[str]:
+        """A verb against this mesh."""
+        return run(*arguments, "--target", f"127.0.0.1:{self.port_base}")
+
+    def __enter__(self) -> Self:
+        return self
+
+    def __exit__(self, *_: object) -> None:
+        if is_running(self.process.pid):
+            self.process.kill()
+        self.process.communicate()
+
+
+def run(
+    *arguments: str, environment: Mapping[str, str] | None = None
+) -> subprocess.CompletedProcess[str]:
+    """Runs `paymesh …` to its end."""
+    return subprocess.run(
+        [*PAYMESH, *arguments],
+        env=clean_environment() | dict(environment or {}),
+        capture_output=True,
+        text=True,
+        timeout=_RUN_TIMEOUT_S,
+        check=False,
+    )
+
+
+def clean_environment() -> dict[str, str]:
+    """Ours, without what would change the mesh; where PostgreSQL's programs are stays."""
+    return {
+        name: value
+        for name, value in os.environ.items()
+        if not name.startswith("PAYMESH_") or name == "PAYMESH_POSTGRES_BIN"
+    }
