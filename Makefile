@@ -32,14 +32,16 @@ $(READY): requirements.lock pyproject.toml
 		--no-build-isolation --editable .
 	@touch $@
 
-gen: setup ## generate gen/ from protos/
+gen: setup ## generate gen/ and docs/state-machines.md
 	$(BIN)/python tools/gen.py
+	$(BIN)/python tools/states.py
 
 fresh: setup
 	@$(BIN)/python tools/gen.py --out $(FRESH)
 
-gen-check: fresh ## gen/ is what protos/ give
+gen-check: fresh ## what is generated is fresh
 	@diff -rq -x __pycache__ gen $(FRESH) || { echo "gen/ is stale: run make gen"; exit 1; }
+	@$(BIN)/python tools/states.py --check
 
 lint: fresh ## style, layers and contracts
 	$(BIN)/ruff check
