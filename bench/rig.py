@@ -172,5 +172,10 @@ def _data_dir(base: Path) -> Path:
 
 
 def _environment() -> dict[str, str]:
-    """Ours without what would lead the mesh to other databases or change what is measured."""
-    return {name: value for name, value in os.environ.items() if not name.startswith("PAYMESH_")}
+    """Ours, but for what would lead the mesh elsewhere or end slow cards early."""
+    return {
+        name: value
+        for name, value in os.environ.items()
+        if name not in _SETTINGS
+        and not (name.startswith("PAYMESH_") and name.endswith(("DATABASE_URL", "_TARGET")))
+    }

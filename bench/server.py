@@ -18,6 +18,8 @@ from bench.problem import BenchError
 _STATISTICS_DELAY_S = 10.5
 _STATEMENT_TIMEOUT_MS = 120_000
 
+_COMMITS = "SELECT xact_commit FROM pg_stat_database WHERE datname = %s"
+
 
 @dataclass(frozen=True)
 class WritePosition:
@@ -71,9 +73,10 @@ class Server:
         """
         wait_s = self.busy_until + _STATISTICS_DELAY_S - time.monotonic()
         time.sleep(max(0.0, wait_s))
-        rows = self._session.execute("SELECT datname, xact_commit FROM pg_stat_database").fetchall()
-        counts = dict(rows)
-        return {service: int(counts[name]) for service, name in self._databases.items()}
+        return {
+            service: _integers(self._session.execute(_COMMITS, (name,)).fetchone())[0]
+            for service, name in self._databases.items()
+        }
 
     def ask(self, service: str, question: str) -> list[int]:
         """The integers in the one row that the service's database answers."""

@@ -109,7 +109,10 @@ async def write(database: Database, writes: Sequence[Write]) -> list[Written | M
             for w, may_send in zip(writes, clear, strict=True)
         ]
 
-    return await database.commit("executor.write", work)
+    writes_of_a_kind = (intents, resends, found or unresolved)
+    return await database.commit(
+        "executor.write", work, one_write=sum(map(bool, writes_of_a_kind)) == 1
+    )
 
 
 async def find(database: Database, operation_ids: Sequence[UUID]) -> dict[UUID, Stored]:

@@ -1,7 +1,9 @@
 """The table of executor_svc and its SQL; set-wise, one statement a list.
 
 The two statements that every operation goes through take their lists as one JSON value,
-which costs half of what arrays cost on this side. What another process wrote at the same time is read in a statement after the conditional
+which costs half of what arrays cost on this side (docs/decisions/0002).
+
+What another process wrote at the same time is read in a statement after the conditional
 one: neither ON CONFLICT DO NOTHING nor an UPDATE whose condition failed returns it.
 """
 
@@ -55,7 +57,7 @@ WHERE o.operation_id = ANY(cast(:operation_ids AS uuid[]))
 
 _MARK_RESENT = text("""
 UPDATE operation o
-SET send_count = o.send_count + 1, change_time = paymesh_now()
+SET send_count = o.send_count + 1
 FROM unnest(cast(:operation_ids AS uuid[]), cast(:safe_seconds AS double precision[]))
   AS x (operation_id, safe_seconds)
 WHERE o.operation_id = x.operation_id

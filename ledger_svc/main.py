@@ -21,8 +21,9 @@ from mesh.start import require_database
 
 NAME = "ledger_svc"
 
-# A call brings a whole list, so few calls make one commit long enough.
-MAX_CALLS_PER_COMMIT = 8
+# A call brings a list of up to 1000: more than a few of them would bring one statement
+# near its timeout, and they are long enough to be cheap.
+MAX_CALLS_PER_COMMIT = 4
 
 
 def wire(settings: Settings, database: Database) -> tuple[Server, Background]:

@@ -56,7 +56,7 @@ async def post_events(
                 stored[key] = tuple(found[i].journal for i in ids if i in found)
         return stored
 
-    stored = await database.commit("ledger.post", work) if first else {}
+    stored = await database.commit("ledger.post", work, one_write=True) if first else {}
     return [
         journals
         if isinstance(journals, MeshError)

@@ -94,6 +94,10 @@ class LedgerPostingServicer(ledger_posting_service_pb2_grpc.LedgerPostingService
     async def PostEvents(
         self, request: ledger_posting_service_pb2.PostEventsRequest, context: Context
     ) -> ledger_posting_service_pb2.PostEventsResponse:
+        # The length only: the rules of the list leave its items out.
+        error = check(request)
+        if error is not None:
+            raise error
         asked = [_event(item) for item in request.events]
         good = [event for event in asked if isinstance(event, CaptureEvent)]
         written = await self._writer.write(good, durable=False)

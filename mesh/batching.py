@@ -17,7 +17,7 @@ from typing import Generic, TypeVar
 import structlog
 
 from mesh.db import CommitFailed, CommitUnknown, NotCommitted
-from mesh.errors import MeshError, Reason
+from mesh.errors import MeshError, Reason, outcome_unknown
 
 T = TypeVar("T")
 R = TypeVar("R")
@@ -28,6 +28,10 @@ log = structlog.get_logger()
 # milliseconds of work and its statement far below the statement timeout.
 MAX_LIST_ITEMS = 500
 
+# What one commit takes in all. Without it, what piled up while a database was away is one
+# statement that never ends in time, and so is repeated for ever.
+MAX_COMMIT_ITEMS = 4_000
+
 # How long a writer waits before it tries a list again that must not be lost.
 FIRST_BACKOFF_S = 0.05
 MAX_BACKOFF_S = 1.0
@@ -37,7 +41,8 @@ class Stage(Generic[T]):
     """A loop that hands all waiting items to `handle`, at most `lists` lists at once.
 
     `handle` answers for its items itself; it must not raise. If it does, that is a bug:
-    it is logged, and the items are handed to `lost`.
+    it is logged, and the items are handed to `lost`. So they are when something inside
+    `handle` was cancelled; not when the process itself ends.
     """
 
     def __init__(
@@ -48,12 +53,19 @@ class Stage(Generic[T]):
         lost: Callable[[list[T]], None],
         lists: int = 1,
         max_items: int = MAX_LIST_ITEMS,
+        weigh: Callable[[T], int] = lambda _: 0,
+        max_weight: int = 0,
     ) -> None:
-        """`name` is for logs; `max_items` bounds one list."""
+        """`name` is for logs; `max_items` bounds one list, and so does `max_weight`.
+
+        A list has at least one item, whatever it weighs.
+        """
         self._name = name
         self._handle = handle
         self._lost = lost
         self._max_items = max_items
+        self._weigh = weigh
+        self._max_weight = max_weight
         self._slots = asyncio.Semaphore(lists)
         self._waiting: deque[T] = deque()
         self._wake = asyncio.Event()
@@ -65,26 +77,58 @@ class Stage(Generic[T]):
             self._waiting.extend(items)
             self._wake.set()
 
+    def put_back(self, items: Sequence[T]) -> None:
+        """Queues items again, before all that wait."""
+        self._waiting.extendleft(reversed(items))
+        self._wake.set()
+
     async def run(self) -> None:
-        """Runs until cancelled. Lists under way are then finished first."""
+        """Runs until cancelled. Lists under way are then finished first; the rest waits."""
         try:
             while True:
-                await self._slots.acquire()
                 while not self._waiting:
                     self._wake.clear()
                     await self._wake.wait()
-                count = min(len(self._waiting), self._max_items)
-                items = [self._waiting.popleft() for _ in range(count)]
-                task = asyncio.create_task(self._one(items))
+                # Taken only now: what arrived while no slot was free is in the list too.
+                await self._slots.acquire()
+                await self._gather()
+                task = asyncio.create_task(self._one(self._take()))
                 self._under_way.add(task)
                 task.add_done_callback(self._under_way.discard)
         finally:
             if self._under_way:
                 await asyncio.wait(self._under_way)
 
+    async def _gather(self) -> None:
+        """Lets what the event loop already holds arrive, for as long as it brings items.
+
+        No timer: a lone item waits for one turn of the loop. Under load a fast stage would
+        otherwise take the first of many that are just being read from their sockets.
+        """
+        waiting = 0
+        while waiting < len(self._waiting) < self._max_items:
+            waiting = len(self._waiting)
+            await asyncio.sleep(0)
+
+    def _take(self) -> list[T]:
+        items = [self._waiting.popleft()]
+        weight = self._weigh(items[0])
+        while self._waiting and len(items) < self._max_items:
+            weight += self._weigh(self._waiting[0])
+            if weight > self._max_weight:
+                break
+            items.append(self._waiting.popleft())
+        return items
+
     async def _one(self, items: list[T]) -> None:
         try:
             await self._handle(items)
+        except asyncio.CancelledError:
+            task = asyncio.current_task()
+            if task is not None and task.cancelling():
+                raise
+            log.exception("stage_interrupted", stage=self._name, items=len(items))
+            self._lost(items)
         except Exception:
             log.exception("stage_failed", stage=self._name, items=len(items))
             self._lost(items)
@@ -102,8 +146,8 @@ class _Submission(Generic[T, R]):
 class Writer(Generic[T, R]):
     """The one writer of a process: commits what waits together, results per item.
 
-    `commit` writes a list in one commit and returns a result for each item. It must be
-    idempotent on the items' keys, because a list is repeated when it is not known
+    `commit` writes a list in one commit and returns a result for each item, in order. It
+    must be idempotent on the items' keys, because a list is repeated when it is not known
     whether it was stored.
     """
 
@@ -113,12 +157,24 @@ class Writer(Generic[T, R]):
         commit: Callable[[list[T]], Awaitable[Sequence[R | MeshError]]],
         *,
         max_items: int = MAX_LIST_ITEMS,
+        weigh: Callable[[T], int] = lambda _: 1,
     ) -> None:
-        """`name` is for logs; `max_items` bounds one list."""
+        """`name` is for logs; `max_items` bounds the submissions in one commit.
+
+        A commit also takes no more than MAX_COMMIT_ITEMS of what `weigh` counts for an
+        item, unless one submission alone has more: for items that are lists themselves.
+        """
         self._name = name
         self._commit = commit
+        self._backoff_s = FIRST_BACKOFF_S
         self._stage: Stage[_Submission[T, R]] = Stage(
-            name, self._write, lost=self._fail, lists=1, max_items=max_items
+            name,
+            self._write,
+            lost=self._fail,
+            lists=1,
+            max_items=max_items,
+            weigh=lambda submission: sum(map(weigh, submission.items)),
+            max_weight=MAX_COMMIT_ITEMS,
         )
 
     async def run(self) -> None:
@@ -142,33 +198,62 @@ class Writer(Generic[T, R]):
         return await submission.answer
 
     async def _write(self, submissions: list[_Submission[T, R]]) -> None:
-        backoff_s = FIRST_BACKOFF_S
-        while submissions:
-            try:
-                results = await self._isolating([i for s in submissions for i in s.items])
-            except (NotCommitted, CommitUnknown) as failed:
-                submissions = _give_up(submissions, failed)
-                if submissions:
-                    log.warning(
-                        "commit_repeated",
-                        writer=self._name,
-                        reason=failed.reason.value,
-                        items=sum(len(s.items) for s in submissions),
-                    )
-                    await asyncio.sleep(backoff_s)
-                    backoff_s = min(backoff_s * 2, MAX_BACKOFF_S)
-                continue
-            start = 0
-            for submission in submissions:
-                end = start + len(submission.items)
-                _answer(submission, results[start:end])
-                start = end
+        try:
+            results = await self._settled([i for s in submissions for i in s.items])
+        except (NotCommitted, CommitUnknown) as failed:
+            await self._repeat_later(_give_up(submissions, failed), failed)
             return
+        self._backoff_s = FIRST_BACKOFF_S
+        start = 0
+        for submission in submissions:
+            end = start + len(submission.items)
+            _answer(submission, results[start:end])
+            start = end
+
+    async def _repeat_later(
+        self, submissions: list[_Submission[T, R]], failed: CommitFailed
+    ) -> None:
+        """Puts what must not be lost back to the front, and holds the next list off a while.
+
+        It is not repeated here, because who came meanwhile and need not be stored would
+        wait behind it for as long as the database is away, and is to be told at once.
+        """
+        if not submissions:
+            return
+        log.warning(
+            "commit_repeated",
+            writer=self._name,
+            reason=failed.reason.value,
+            sqlstate=failed.sqlstate,
+            items=sum(len(s.items) for s in submissions),
+        )
+        self._stage.put_back(submissions)
+        await asyncio.sleep(self._backoff_s)
+        self._backoff_s = min(self._backoff_s * 2, MAX_BACKOFF_S)
+
+    async def _settled(self, items: list[T]) -> list[R | MeshError]:
+        """One commit; where it is not known whether it was stored, once more on its keys.
+
+        A server that was restarted is found out by a statement on a connection that is
+        dead, and the second try is on a new one: callers need not notice.
+        """
+        try:
+            return await self._isolating(items)
+        except CommitUnknown as unknown:
+            log.warning("commit_unknown", writer=self._name, sqlstate=unknown.sqlstate)
+            try:
+                return await self._isolating(items)
+            except NotCommitted:
+                raise unknown from None
 
     async def _isolating(self, items: list[T]) -> list[R | MeshError]:
         """One commit; where a row is refused, halves, until the bad item stands alone."""
         try:
-            return list(await self._commit(items))
+            results = list(await self._commit(items))
+            if len(results) != len(items):
+                # Never shifted: one's result must not be told to another.
+                raise ValueError(f"{len(results)} results for {len(items)} items")
+            return results
         except (NotCommitted, CommitUnknown):
             raise
         except CommitFailed as refused:
@@ -181,6 +266,9 @@ class Writer(Generic[T, R]):
                     sqlstate=refused.sqlstate,
                     constraint=refused.constraint,
                 )
+                return [refused]
+        except MeshError as refused:
+            if len(items) == 1:
                 return [refused]
         except Exception:
             if len(items) == 1:
@@ -195,7 +283,7 @@ class Writer(Generic[T, R]):
             raise CommitUnknown(failed.commit, failed) from failed
 
     def _fail(self, submissions: list[_Submission[T, R]]) -> None:
-        error = MeshError(Reason.INTERNAL, f"{self._name} failed")
+        error = outcome_unknown("it was stored")
         for submission in submissions:
             _answer(submission, [error] * len(submission.items))
 

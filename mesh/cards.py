@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import re
+import unicodedata
 from collections.abc import Iterator
 
 from google.protobuf.descriptor import FieldDescriptor
@@ -13,33 +14,37 @@ from mesh.errors import MeshError, Reason, Violation
 _MIN_DIGITS = 13
 _MAX_DIGITS = 19
 
-# A cheap look at the serialized message: without 13 digits in a row (spaces and dashes
-# aside) no field can hold a card number, and no field needs to be visited.
-_CANDIDATE = re.compile(rb"(?:[0-9][ \-]*){13}")
-_SHAPE = re.compile(r"[0-9](?:[ \-]*[0-9]){12,18}")
+# A cheap look at the serialized message: without a run of 13 digits, spaces and dashes no
+# field can hold a card number, and no field needs to be visited. What is beyond ASCII may
+# be either.
+_CANDIDATE = re.compile(rb"[0-9\s\x1c-\x1f\-\x80-\xff]{13}")
 
-# Issuer ranges by their first digits (ISO/IEC 7812): Visa, Mastercard (both), American
-# Express, Discover, Diners, JCB, UnionPay, Maestro.
+# Issuer ranges by their first digits (ISO/IEC 7812): Visa; Mastercard (both); Mir;
+# American Express; Diners; JCB; Maestro, which with 6 includes Discover and UnionPay.
 _ISSUERS = re.compile(
-    r"4|5[1-5]|2(?:22[1-9]|2[3-9]|[3-6]|7[01]|720)|3[47]|6011|64[4-9]|65|30[0-5]|3[689]|35|62"
-    r"|50|5[6-9]|6[0-9]"
+    r"4"
+    r"|5[1-5]|2(?:22[1-9]|2[3-9]|[3-6]|7[01]|720)"
+    r"|220[0-4]"
+    r"|3[47]"
+    r"|30[0-59]|3[689]"
+    r"|35(?:2[89]|[3-8])"
+    r"|50|5[6-9]|6"
 )
+
+# What people and programs put between digits beside spaces: dashes, marks without width.
+_IGNORED_CATEGORIES = frozenset({"Pd", "Cf"})
+_MINUS = "\u2212"
 
 
 def looks_like_card_number(text: str) -> bool:
-    """13 to 19 digits with a right Luhn digit, spaces and dashes ignored."""
-    if not _SHAPE.fullmatch(text.strip()):
-        return False
-    digits = [int(c) for c in text if c.isdecimal()]
-    if not _MIN_DIGITS <= len(digits) <= _MAX_DIGITS:
-        return False
-    doubled = [sum(divmod(2 * digit, 10)) for digit in digits[-2::-2]]
-    return (sum(digits[-1::-2]) + sum(doubled)) % 10 == 0
+    """13 to 19 digits with a right Luhn digit, spaces and dashes ignored, in any script."""
+    return _card_digits(text) is not None
 
 
 def looks_like_issued_card_number(text: str) -> bool:
     """The same, and within an issuer's range: for fields where long numbers are usual."""
-    return looks_like_card_number(text) and _ISSUERS.match(text.strip()) is not None
+    digits = _card_digits(text)
+    return digits is not None and _ISSUERS.match(digits) is not None
 
 
 def refuse_card_numbers(message: Message) -> MeshError | None:
@@ -68,19 +73,49 @@ def refuse_card_numbers(message: Message) -> MeshError | None:
     )
 
 
+def _card_digits(text: str) -> str | None:
+    """The digits, in ASCII, of a text that is a card number and nothing else; or None."""
+    digits = ""
+    for character in text:
+        if character.isdecimal():
+            digits += str(unicodedata.decimal(character))
+            if len(digits) > _MAX_DIGITS:
+                return None
+        elif not _is_ignored(character):
+            return None
+    return digits if len(digits) >= _MIN_DIGITS and _luhn_holds(digits) else None
+
+
+def _is_ignored(character: str) -> bool:
+    return (
+        character.isspace()
+        or character == _MINUS
+        or unicodedata.category(character) in _IGNORED_CATEGORIES
+    )
+
+
+def _luhn_holds(digits: str) -> bool:
+    numbers = [int(digit) for digit in digits]
+    doubled = [sum(divmod(2 * number, 10)) for number in numbers[-2::-2]]
+    return (sum(numbers[-1::-2]) + sum(doubled)) % 10 == 0
+
+
 def _strings(message: Message, prefix: str) -> Iterator[tuple[str, str, str]]:
     """Every string in the message with its path and its field's name."""
     for field, value in message.ListFields():
         path = f"{prefix}{field.name}"
         if field.message_type is not None and field.message_type.GetOptions().map_entry:
+            # The key may be the card number, so the path does not show it.
             for key, item in value.items():
-                # The key may be the card number, so the path does not show it.
                 yield path, field.name, str(key)
-                yield path, field.name, str(item)
-        elif field.type == FieldDescriptor.TYPE_MESSAGE:
-            repeated = field.is_repeated
-            for index, item in enumerate(value if repeated else [value]):
-                yield from _strings(item, f"{path}[{index}]." if repeated else f"{path}.")
-        elif field.type == FieldDescriptor.TYPE_STRING:
-            for text in value if field.is_repeated else [value]:
-                yield path, field.name, text
+                if isinstance(item, Message):
+                    yield from _strings(item, f"{path}.")
+                else:
+                    yield path, field.name, str(item)
+            continue
+        for index, item in enumerate(value if field.is_repeated else [value]):
+            item_path = f"{path}[{index}]" if field.is_repeated else path
+            if field.type == FieldDescriptor.TYPE_MESSAGE:
+                yield from _strings(item, f"{item_path}.")
+            elif field.type == FieldDescriptor.TYPE_STRING:
+                yield item_path, field.name, item

@@ -1,7 +1,8 @@
 """The one way to open a channel to another service, and so the one wrapper for calls.
 
-Every call has a deadline: its own timeout, else what is left of the call being served,
-else the channel's default. UNAVAILABLE is retried by gRPC itself (so a retried mutation
+Every call with one request has a deadline: its own timeout, else what is left of the call
+being served, else the channel's default. Standing streams have none: keepalive ends them
+when the other side is gone. UNAVAILABLE is retried by gRPC itself (so a retried mutation
 needs a key; all of ours have one), throttled so that retries never pile up on a service
 that is down. Calls to the PSP are not retried: that belongs to the durable executor.
 """
@@ -52,6 +53,10 @@ def open_channel(
             ("grpc.max_receive_message_length", MAX_MESSAGE_BYTES),
             ("grpc.keepalive_time_ms", 30_000),
             ("grpc.keepalive_timeout_ms", 10_000),
+            # A standing stream may be silent for hours; by default pings stop after two.
+            ("grpc.http2.max_pings_without_data", 0),
+            # Services are never behind a proxy of the environment.
+            ("grpc.enable_http_proxy", 0),
             # A service that was restarted is back within a second: look often.
             ("grpc.initial_reconnect_backoff_ms", 100),
             ("grpc.min_reconnect_backoff_ms", 500),

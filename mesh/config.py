@@ -12,8 +12,10 @@ import os
 import sys
 from typing import Annotated, Literal, TypeVar
 
-from pydantic import Field, ValidationError
+from pydantic import Field, ValidationError, field_validator
 from pydantic_settings import BaseSettings, SettingsConfigDict
+from sqlalchemy import make_url
+from sqlalchemy.exc import ArgumentError
 
 EXIT_BAD_SETTINGS = 2
 
@@ -30,7 +32,7 @@ def settings_config(prefix: str) -> SettingsConfigDict:
 class ServiceSettings(BaseSettings):
     """What every service needs."""
 
-    host: str = "127.0.0.1"
+    host: str = Field(default="127.0.0.1", min_length=1)
     """The address to listen on."""
     port: Port
     """The port to listen on; 0 takes a free one."""
@@ -40,8 +42,18 @@ class ServiceSettings(BaseSettings):
     max_concurrent_calls: int = Field(default=20_000, ge=1)
     """Calls under way at once; more are refused with RESOURCE_EXHAUSTED. A waiting call
     costs some tens of kilobytes, so this bounds memory, not load."""
-    drain_s: float = Field(default=10.0, ge=0)
+    drain_s: float = Field(default=10.0, ge=0, le=600)
     """How long a stopping server waits for its calls."""
+
+    @field_validator("database_url")
+    @classmethod
+    def _is_a_url(cls, url: str) -> str:
+        try:
+            make_url(url)
+        except (ArgumentError, ValueError):
+            # Without the cause, which would repeat the password.
+            raise ValueError("must be postgresql://role:password@host:port/database") from None
+        return url
 
 
 def load(cls: type[S]) -> S:

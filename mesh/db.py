@@ -12,12 +12,22 @@ from __future__ import annotations
 
 import asyncio
 import random
+import select
 from collections.abc import Awaitable, Callable, Sequence
+from enum import Enum, auto
+from functools import partial
 from typing import Any, TypeVar
 
-from sqlalchemy import make_url
+import psycopg
+from sqlalchemy import Connection, event, make_url
 from sqlalchemy.engine import Row
-from sqlalchemy.exc import DBAPIError, InterfaceError, OperationalError
+from sqlalchemy.exc import (
+    DataError,
+    DBAPIError,
+    InterfaceError,
+    InvalidatePoolError,
+    OperationalError,
+)
 from sqlalchemy.exc import TimeoutError as PoolTimeoutError
 from sqlalchemy.ext.asyncio import AsyncConnection, AsyncEngine, create_async_engine
 
@@ -33,18 +43,26 @@ STATEMENT_TIMEOUT_MS = 2_000
 IDLE_IN_TRANSACTION_TIMEOUT_MS = 5_000
 CONNECT_TIMEOUT_S = 2
 POOL_TIMEOUT_S = 2
+# A server that vanished without a word (its machine, or the network) is noticed so soon
+# after the last answer; the default is two hours.
+KEEPALIVE_S = 5
 
 # Serialization failures and deadlocks pass within milliseconds; five tries with
 # jitter outlast any burst that set-wise, sorted statements can cause.
 MAX_CONFLICT_TRIES = 5
-# A pooled connection may have died with the server. The pool drops all its
-# connections when one is found dead, so the second try is on a new one.
-MAX_CONNECT_TRIES = 2
+# A connection may die in the middle. The pool drops all its connections when one is found
+# dead, so the second try is on a new one.
+MAX_LOST_TRIES = 2
 
 _CONFLICTS = frozenset({"40001", "40P01"})
 _BUSY_CLASSES = frozenset({"53", "55", "58"})  # resources, object state (locks), system
-_STATEMENT_TIMEOUT = "57014"
+# Ran out of time; and a server that is a standby now, until the address leads elsewhere.
+_BUSY_STATES = frozenset({"57014", "25006"})
 _DATA_CLASSES = frozenset({"22", "23", "P0"})  # data, integrity, raised by our triggers
+# The primary message of these quotes values; that of class 23 names only the constraint.
+_QUOTING_CLASSES = frozenset({"22", "P0"})
+# A refused connection carries no SQLSTATE; these are 53300 in words.
+_NO_CONNECTION_LEFT = ("too many", "remaining connection slots")
 
 
 class CommitFailed(MeshError):
@@ -55,10 +73,19 @@ class CommitFailed(MeshError):
         super().__init__(self.reason_of_class, f"{name}: {self.meaning}")
         self.commit = name
         # What may be logged: the driver's own text can hold values of the row.
-        driver_error = getattr(cause, "orig", None)
-        self.sqlstate: str = getattr(driver_error, "sqlstate", None) or ""
-        diagnosis = getattr(driver_error, "diag", None)
-        self.constraint: str = getattr(diagnosis, "constraint_name", None) or ""
+        self.sqlstate: str
+        self.constraint: str
+        self.said: str
+        if isinstance(cause, CommitFailed):
+            self.sqlstate, self.constraint, self.said = cause.sqlstate, cause.constraint, cause.said
+        else:
+            driver_error = getattr(cause, "orig", None)
+            diagnosis = getattr(driver_error, "diag", None)
+            self.sqlstate = getattr(driver_error, "sqlstate", None) or ""
+            self.constraint = getattr(diagnosis, "constraint_name", None) or ""
+            self.said = _without_values(driver_error)
+        if self.said or self.sqlstate:
+            self.add_note(f"PostgreSQL: {self.sqlstate} {self.said}".rstrip())
 
     reason_of_class = Reason.INTERNAL
     meaning = "the database refused"
@@ -90,27 +117,50 @@ class BadData(CommitFailed):
     meaning = "a row was refused by the database"
 
 
-class Database:
-    """A pool of connections to one service's database."""
+class _Mode(Enum):
+    TRANSACTION = auto()
+    ONE_WRITE = auto()
+    READ = auto()
 
-    def __init__(self, url: str, *, application_name: str, pool_size: int = 6) -> None:
-        """`url` as in libpq (postgresql://role:password@host:port/database)."""
-        options = " ".join(
-            f"-c {name}={value}"
-            for name, value in {
-                "timezone": "UTC",
-                "lock_timeout": LOCK_TIMEOUT_MS,
-                "statement_timeout": STATEMENT_TIMEOUT_MS,
-                "idle_in_transaction_session_timeout": IDLE_IN_TRANSACTION_TIMEOUT_MS,
-                # A generic plan made while a table was empty stays a sequential scan for
-                # as long as the connection lives; our lists are worth planning anew.
-                "plan_cache_mode": "force_custom_plan",
-            }.items()
-        )
+
+# Our statements meet their tables by keys that come in lists, so a nested loop over an index
+# is the right plan at any size, and is planned once a connection. Left to itself the planner
+# would either plan anew each time, which costs as much as a short list, or keep the
+# sequential scan that it liked while the table was empty.
+_PLAN_ONCE = {
+    "plan_cache_mode": "force_generic_plan",
+    "enable_seqscan": "off",
+    "enable_hashjoin": "off",
+    "enable_mergejoin": "off",
+    "jit": "off",
+}
+_PLAN_ANEW = {"plan_cache_mode": "force_custom_plan", "jit": "off"}
+
+
+class Database:
+    """Pools of connections to one service's database."""
+
+    def __init__(
+        self, url: str, *, application_name: str, pool_size: int = 4, by_key: bool = True
+    ) -> None:
+        """`url` as in libpq (postgresql://role:password@host:port/database).
+
+        pool_size: connections at most, of each of the two kinds (transactions, and
+        statements that are one in themselves). by_key: see _PLAN_ONCE.
+        """
+        settings: dict[str, object] = {
+            "timezone": "UTC",
+            "lock_timeout": LOCK_TIMEOUT_MS,
+            "statement_timeout": STATEMENT_TIMEOUT_MS,
+            "idle_in_transaction_session_timeout": IDLE_IN_TRANSACTION_TIMEOUT_MS,
+            **(_PLAN_ONCE if by_key else _PLAN_ANEW),
+        }
+        options = " ".join(f"-c {name}={value}" for name, value in settings.items())
         parsed = make_url(url).set(drivername="postgresql+psycopg")
-        self.address = f"{parsed.host}:{parsed.port or 5432}/{parsed.database}"
+        self.address = f"{parsed.host or 'localhost'}:{parsed.port or 5432}/{parsed.database}"
         """Host, port and database, for messages; without the password."""
-        self._engine: AsyncEngine = create_async_engine(
+        engine = partial(
+            create_async_engine,
             parsed,
             pool_size=pool_size,
             max_overflow=0,
@@ -120,73 +170,152 @@ class Database:
                 "application_name": application_name,
                 "connect_timeout": CONNECT_TIMEOUT_S,
                 "tcp_user_timeout": 3_000,
+                "keepalives_idle": KEEPALIVE_S,
+                "keepalives_interval": 1,
                 "options": options,
             },
         )
+        self._transactions: AsyncEngine = engine()
+        # No BEGIN, no COMMIT and nothing to roll back on return: half the cost of a list.
+        self._statements: AsyncEngine = engine(
+            isolation_level="AUTOCOMMIT", pool_reset_on_return=None
+        )
+        for kind in (self._transactions, self._statements):
+            event.listen(kind.sync_engine, "checkout", _refuse_dead)
+        event.listen(self._statements.sync_engine, "after_cursor_execute", _count_statement)
 
-    async def commit(self, name: str, work: Callable[[AsyncConnection], Awaitable[T]]) -> T:
+    async def commit(
+        self,
+        name: str,
+        work: Callable[[AsyncConnection], Awaitable[T]],
+        *,
+        one_write: bool = False,
+    ) -> T:
         """Runs `work` in one transaction and commits it.
 
+        one_write: `work` writes by its first statement, which is then the transaction, and
+        only reads after it; the failure of such a read is CommitUnknown.
         Errors: NotCommitted, Busy, CommitUnknown, BadData. Anything that `work` itself
-        raises rolls back and passes through.
+        raises rolls back (if not one_write) and passes through.
         """
-        return await self._again(name, work, commit=True)
+        return await self._again(name, work, _Mode.ONE_WRITE if one_write else _Mode.TRANSACTION)
 
     async def read(self, name: str, work: Callable[[AsyncConnection], Awaitable[T]]) -> T:
-        """Runs `work`, which only reads, in one transaction. Errors: NotCommitted, Busy."""
-        return await self._again(name, work, commit=False)
+        """Runs `work`, which only reads, each statement by itself. Errors: NotCommitted, Busy."""
+        return await self._again(name, work, _Mode.READ)
 
     async def close(self) -> None:
         """Closes all connections."""
-        await self._engine.dispose()
+        await self._transactions.dispose()
+        await self._statements.dispose()
 
     async def _again(
-        self, name: str, work: Callable[[AsyncConnection], Awaitable[T]], *, commit: bool
+        self, name: str, work: Callable[[AsyncConnection], Awaitable[T]], mode: _Mode
     ) -> T:
         conflicts = lost = 0
         while True:
             try:
-                return await self._once(name, work, commit=commit)
-            except _Conflict as conflict:
+                return await self._once(name, work, mode)
+            except _Conflict:
                 conflicts += 1
                 if conflicts >= MAX_CONFLICT_TRIES:
-                    raise Busy(name, conflict) from conflict
+                    raise
                 await asyncio.sleep(random.uniform(0, 0.01 * 2**conflicts))
-            except NotCommitted as failed:
+            except _Lost:
                 lost += 1
-                if lost >= MAX_CONNECT_TRIES or isinstance(failed, Busy):
+                if lost >= MAX_LOST_TRIES:
                     raise
 
     async def _once(
-        self, name: str, work: Callable[[AsyncConnection], Awaitable[T]], *, commit: bool
+        self, name: str, work: Callable[[AsyncConnection], Awaitable[T]], mode: _Mode
     ) -> T:
-        committing = False
+        engine = self._transactions if mode is _Mode.TRANSACTION else self._statements
+        connected = committing = False
+        done = [0]
         try:
-            async with self._engine.connect() as connection:
+            async with engine.connect() as connection:
+                connected = True
+                if mode is not _Mode.TRANSACTION:
+                    connection.info[_DONE] = done
+                committing = mode is _Mode.ONE_WRITE  # each statement may be the COMMIT
                 result = await work(connection)
-                if commit:
+                if mode is _Mode.TRANSACTION:
                     committing = True
                     await connection.commit()
                 return result
         except PoolTimeoutError as error:
-            raise Busy(name, error) from error
+            raise Busy(name, error) from None
         except DBAPIError as error:
-            raise _classify(name, error, committing=committing) from error
+            if mode is _Mode.ONE_WRITE and done[0]:
+                failed: CommitFailed = CommitUnknown(name, error)  # the write itself went well
+            else:
+                failed = _classify(name, error, connected=connected, committing=committing)
+            # Not `from error`: whatever logs an exception logs its cause, and the driver's
+            # text holds values ("Key (reference)=(…) already exists").
+            raise failed.with_traceback(error.__traceback__) from None
 
 
-class _Conflict(Exception):
+# In the info of a connection: how many statements the server answered, as a list of one.
+_DONE = "statements done"
+
+
+def _count_statement(connection: Connection, *_: object) -> None:
+    connection.info[_DONE][0] += 1
+
+
+def _refuse_dead(dbapi_connection: Any, *_more: object) -> None:
+    """Takes no connection out of the pool that the server closed while it lay there.
+
+    After a restart of the server that is all of them, and a statement that is lost with
+    its connection may have been carried out. A closed socket tells so beforehand, without
+    a round trip.
+    """
+    try:
+        pgconn = dbapi_connection.driver_connection.pgconn
+        unread = select.poll()
+        unread.register(pgconn.socket, select.POLLIN)
+        # The server's farewell, then the end. A living one may have sent a notice.
+        for _ in range(3):
+            if not unread.poll(0):
+                return
+            pgconn.consume_input()
+    except psycopg.Error as error:
+        raise InvalidatePoolError from error
+
+
+class _Conflict(Busy):
     """A serialization failure or deadlock: the whole transaction again."""
 
 
-def _classify(name: str, error: DBAPIError, *, committing: bool) -> Exception:
-    sqlstate: str | None = getattr(error.orig, "sqlstate", None)
+class _Lost(NotCommitted):
+    """A connection that had been there was gone before COMMIT: again on a new one."""
+
+
+def _classify(name: str, error: DBAPIError, *, connected: bool, committing: bool) -> CommitFailed:
+    sqlstate: str = getattr(error.orig, "sqlstate", None) or ""
     if sqlstate in _CONFLICTS:
-        return _Conflict(str(sqlstate))
-    if sqlstate == _STATEMENT_TIMEOUT or (sqlstate or "")[:2] in _BUSY_CLASSES:
-        # Also "too many connections" (53300): at connect, so nothing was sent.
+        return _Conflict(name, error)
+    if sqlstate in _BUSY_STATES or sqlstate[:2] in _BUSY_CLASSES:
         return Busy(name, error)
-    if (sqlstate or "")[:2] in _DATA_CLASSES:
+    if sqlstate[:2] in _DATA_CLASSES or isinstance(error, DataError):
         return BadData(name, error)
     if isinstance(error, OperationalError | InterfaceError) or error.connection_invalidated:
-        return CommitUnknown(name, error) if committing else NotCommitted(name, error)
+        if committing:
+            return CommitUnknown(name, error)
+        if connected:
+            return _Lost(name, error)
+        refused = str(error.orig)
+        full = any(words in refused for words in _NO_CONNECTION_LEFT)
+        return Busy(name, error) if full else NotCommitted(name, error)
     return CommitFailed(name, error)
+
+
+def _without_values(driver_error: BaseException | None) -> str:
+    """The first line of what the server said, where it quotes no value of a row."""
+    sqlstate: str = getattr(driver_error, "sqlstate", None) or ""
+    if sqlstate:
+        primary = getattr(getattr(driver_error, "diag", None), "message_primary", None) or ""
+        return "" if sqlstate[:2] in _QUOTING_CLASSES else str(primary)
+    if isinstance(driver_error, psycopg.OperationalError):  # of a connection: no rows yet
+        return (str(driver_error).splitlines() or [""])[0]
+    return ""

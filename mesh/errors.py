@@ -82,6 +82,9 @@ _PERMANENT = frozenset(
     }
 )
 
+# In the message; all of them are in the violations.
+_MAX_NAMED_FIELDS = 10
+
 
 @dataclass(frozen=True, slots=True)
 class Violation:
@@ -128,9 +131,12 @@ class MeshError(Exception):
 
 def validation_failed(*violations: Violation) -> MeshError:
     """A request that breaks its own rules; nothing was stored."""
-    fields = ", ".join(violation.field or "(message)" for violation in violations)
+    fields = ", ".join(v.field or v.description for v in violations[:_MAX_NAMED_FIELDS])
+    more = len(violations) - _MAX_NAMED_FIELDS
     return MeshError(
-        Reason.VALIDATION_FAILED, f"the request is not valid: {fields}", violations=violations
+        Reason.VALIDATION_FAILED,
+        f"the request is not valid: {fields}{f' and {more} more' if more > 0 else ''}",
+        violations=violations,
     )
 
 

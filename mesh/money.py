@@ -3,12 +3,16 @@
 from __future__ import annotations
 
 from dataclasses import dataclass
-from functools import cache
 
 from iso4217 import Currency
 
 MAX_AMOUNT_MINOR = 10**15 - 1
 """The cap of every amount, so that sums of thousands still fit 64 bits."""
+
+# Those without an exponent are no money in use: metals, units of account, test codes.
+_EXPONENTS: dict[str, int] = {
+    currency.code: currency.exponent for currency in Currency if currency.exponent is not None
+}
 
 
 @dataclass(frozen=True, slots=True)
@@ -23,17 +27,12 @@ class Money:
         return f"{format_minor(self.amount_minor, self.currency_code)} {self.currency_code}"
 
 
-@cache
 def exponent(currency_code: str) -> int | None:
     """The decimals of a currency by ISO 4217 (EUR 2, JPY 0, BHD 3, CLF 4).
 
     None for a code that is not money in use: unknown, a metal, a test code.
     """
-    try:
-        digits = Currency(currency_code).exponent
-    except ValueError:
-        return None
-    return digits
+    return _EXPONENTS.get(currency_code)
 
 
 def format_minor(amount_minor: int, currency_code: str) -> str:

@@ -39,7 +39,7 @@ class Position:
 
 def page_size(asked: int) -> int:
     """How many items a page has at most: 0 means 50, above 1000 is taken as 1000."""
-    return min(asked or DEFAULT_PAGE_SIZE, MAX_PAGE_SIZE)
+    return min(asked, MAX_PAGE_SIZE) if asked > 0 else DEFAULT_PAGE_SIZE
 
 
 def encode_token(request: Message, last: Position) -> str:
@@ -59,7 +59,10 @@ def decode_token(request: Message) -> Position | None:
     if not token:
         return None
     try:
-        digest, micros, raw = _LAYOUT.unpack(base64.urlsafe_b64decode(token.encode()))
+        # Strictly: the lenient decoder skips what it does not know, so that many texts
+        # would be one token.
+        packed = base64.b64decode(token.encode(), altchars=b"-_", validate=True)
+        digest, micros, raw = _LAYOUT.unpack(packed)
         position = Position(_EPOCH + timedelta(microseconds=micros), UUID(bytes=raw))
     except (ValueError, struct.error, OverflowError) as error:
         raise validation_failed(Violation("page_token", "is not a page token")) from error

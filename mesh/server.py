@@ -34,6 +34,16 @@ log = structlog.get_logger()
 EXIT_CRASHED = 1
 EXIT_CANNOT_START = 3
 
+READINESS = "readiness"
+"""The name under which health tells whether new calls should come here."""
+
+# How long background work may take to finish what it holds, after it was cancelled: a
+# commit under way ends within the statement timeout.
+BACKGROUND_STOP_S = 3.0
+
+# Health checks, reflection and calls that are refused as OVERLOADED, beside the calls.
+_SPARE_CALLS = 1_000
+
 Background = Callable[[], Awaitable[None]]
 
 
@@ -51,19 +61,22 @@ class Server:
         self._internal: set[str] = set()
         self._services = [health_pb2.DESCRIPTOR.services_by_name["Health"].full_name]
         self._health = health.HealthServicer()
+        max_calls = settings.max_concurrent_calls
+        # gRPC's own limits lie above ours, because they refuse without a reason.
+        transport_calls = 2 * max_calls + _SPARE_CALLS
         self.port = settings.port
         """The port it listens on; set anew by `start` if the setting is 0."""
         self.grpc = grpc.aio.server(
-            interceptors=[ServiceInterceptor(self._internal)],
-            maximum_concurrent_rpcs=settings.max_concurrent_calls,
+            interceptors=[ServiceInterceptor(self._internal, max_calls)],
+            maximum_concurrent_rpcs=transport_calls,
             options=[
                 # A second process on one port would take half of the calls in silence.
                 ("grpc.so_reuseport", 0),
                 ("grpc.max_receive_message_length", MAX_MESSAGE_BYTES),
-                ("grpc.max_concurrent_streams", settings.max_concurrent_calls),
+                ("grpc.max_concurrent_streams", transport_calls),
                 # Thousands of calls wait for their PSP at once: that is no overload.
-                ("grpc.server.max_pending_requests", settings.max_concurrent_calls),
-                ("grpc.server.max_pending_requests_hard_limit", 2 * settings.max_concurrent_calls),
+                ("grpc.server.max_pending_requests", transport_calls),
+                ("grpc.server.max_pending_requests_hard_limit", 2 * transport_calls),
                 ("grpc.http2.min_ping_interval_without_data_ms", 10_000),
                 ("grpc.keepalive_permit_without_calls", 1),
             ],
@@ -81,16 +94,17 @@ class Server:
         reflection_pb2_grpc.add_ServerReflectionServicer_to_server(  # type: ignore[no-untyped-call]
             Reflection([*self._services, "grpc.reflection.v1alpha.ServerReflection"]), self.grpc
         )
-        address = f"{self._settings.host}:{self._settings.port}"
+        host = self._settings.host
+        address = f"{f'[{host}]' if ':' in host else host}:{self._settings.port}"
         try:
             self.port = self.grpc.add_insecure_port(address)
         except RuntimeError as error:
             raise CannotStartError(
                 f"{self._name} can't listen on {address}: the port is in use or not allowed"
             ) from error
-        await self.grpc.start()
-        for service in self._services:
+        for service in (*self._services, READINESS):
             await self._health.set(service, health_pb2.HealthCheckResponse.SERVING)
+        await self.grpc.start()
 
     async def stop(self) -> None:
         """Says NOT_SERVING, takes no new calls, and waits for those under way."""
@@ -101,28 +115,42 @@ class Server:
         """Serves until SIGTERM or SIGINT, then drains.
 
         The background coroutines run beside the server and longer than it, so that what
-        calls under way still need is served. One that ends by itself is a bug: the
-        process stops, rather than accept what nobody would carry on.
+        calls under way still need is served; cancelled, they finish what they hold, but
+        not for ever. One that ends by itself is a bug: the process stops, rather than
+        accept what nobody would carry on.
         """
         stopping = asyncio.Event()
         loop = asyncio.get_running_loop()
         for number in (signal.SIGTERM, signal.SIGINT):
             loop.add_signal_handler(number, stopping.set)
+        # The port first: a process that can't have it must not begin to work.
+        await self.start()
         tasks = [asyncio.ensure_future(_awaited(work)) for work in background]
+        stop = asyncio.ensure_future(stopping.wait())
         try:
-            await self.start()
             log.info("serving", port=self.port)
-            stop = asyncio.ensure_future(stopping.wait())
             await asyncio.wait([stop, *tasks], return_when=asyncio.FIRST_COMPLETED)
-            log.info("draining", port=self.port)
+            log.info("draining", port=self.port, asked=stopping.is_set())
             await self.stop()
             ended = [task for task in tasks if task.done()]
         finally:
-            for task in tasks:
-                task.cancel()
-            await asyncio.gather(*tasks, return_exceptions=True)
+            stop.cancel()
+            await self._end(tasks)
         for task in ended:
-            raise RuntimeError(f"{self._name}: a background task ended") from task.exception()
+            cause = None if task.cancelled() else task.exception()
+            raise RuntimeError(f"{self._name}: a background task ended") from cause
+
+    async def _end(self, tasks: list[asyncio.Task[None]]) -> None:
+        for task in tasks:
+            task.cancel()
+        if tasks:
+            _, left = await asyncio.wait(tasks, timeout=BACKGROUND_STOP_S)
+            if left:
+                # What they hold is taken up from the database by whoever comes next.
+                log.warning("background_left", tasks=len(left))
+            for task in left:
+                task.cancel()
+        await asyncio.gather(*tasks, return_exceptions=True)
 
 
 def main(service: str, level: str, run: Callable[[], Coroutine[Any, Any, None]]) -> None:

@@ -25,7 +25,7 @@ async def require_database(database: Database, service: str) -> None:
     except CommitFailed as failed:
         if failed.sqlstate != _UNDEFINED_TABLE:
             raise CannotStartError(
-                f"the database at {database.address} can't be used: {_first_line(failed)}"
+                f"the database at {database.address} can't be used: {failed.said or failed}"
             ) from failed
         found = None
     needed = head_revision(service)
@@ -34,10 +34,3 @@ async def require_database(database: Database, service: str) -> None:
             f"the database at {database.address} is at revision {found or 'none'} and this code"
             f" needs {needed}: run `paymesh migrate`"
         )
-
-
-def _first_line(failed: CommitFailed) -> str:
-    """What the driver said; of a connection that failed, so free of any row's values."""
-    cause = failed.__cause__
-    text_ = str(getattr(cause, "orig", None) or cause)
-    return text_.splitlines()[0] if text_ else str(failed)

@@ -18,7 +18,7 @@ from paymesh.payment.v1 import payment_pb2
 from paymesh.wallet.v1 import wallet_posting_service_pb2 as wallet_pb
 from paymesh.wallet.v1 import wallet_service_pb2
 
-from mesh.errors import MeshError
+from mesh.errors import MeshError, Reason
 from mesh.money import Money
 from mesh.status import from_rpc_error, from_status
 from payment_svc.domain import (
@@ -77,36 +77,48 @@ class ExecutorStream:
     async def execute(self, items: Sequence[Item]) -> None:
         """Sends a list; returns when its intents are committed, or the stream broke.
 
-        In either case the outcomes are delivered later.
+        Or after an item's time: an acknowledgement that never comes must not hold up for
+        ever who comes next. In any case the outcomes are delivered later.
         """
         now = time.monotonic()
         for item in items:
             self._asked[item.operation_id] = _Asked(item, now)
         self._last_list_id += 1
-        acknowledged = self._acknowledged[self._last_list_id] = asyncio.Event()
-        self._to_send.put_nowait((self._last_list_id, items))
-        await acknowledged.wait()
+        list_id = self._last_list_id
+        acknowledged = self._acknowledged[list_id] = asyncio.Event()
+        self._to_send.put_nowait((list_id, items))
+        try:
+            async with asyncio.timeout(self._item_timeout_s):
+                await acknowledged.wait()
+        except TimeoutError:
+            log.warning("executor_acknowledges_nothing", items=len(items))
+            self._acknowledged.pop(list_id, None)
 
     async def run(self) -> None:
         """Keeps the stream up until cancelled."""
         backoff_s = FIRST_RECONNECT_S
-        while True:
-            started = time.monotonic()
-            try:
-                await self._stream()
-                log.info("executor_stream_ended", unanswered=len(self._asked))
-            except grpc.RpcError as error:
-                code = from_rpc_error(error).code.name
-                log.warning("executor_stream_broken", code=code, unanswered=len(self._asked))
-            if time.monotonic() - started > MAX_RECONNECT_S:
-                backoff_s = FIRST_RECONNECT_S
-            await asyncio.sleep(backoff_s)
-            backoff_s = min(backoff_s * 2, MAX_RECONNECT_S)
+        try:
+            while True:
+                started = time.monotonic()
+                try:
+                    await self._stream()
+                    log.info("executor_stream_ended", unanswered=len(self._asked))
+                except grpc.RpcError as error:
+                    code = from_rpc_error(error).code.name
+                    log.warning("executor_stream_broken", code=code, unanswered=len(self._asked))
+                if time.monotonic() - started > MAX_RECONNECT_S:
+                    backoff_s = FIRST_RECONNECT_S
+                await asyncio.sleep(backoff_s)
+                backoff_s = min(backoff_s * 2, MAX_RECONNECT_S)
+        finally:
+            self._let_go()  # nobody acknowledges any more
 
     async def sweep(self) -> None:
         """Sends again, until cancelled, what was not answered within the item's time."""
         while True:
             await asyncio.sleep(SWEEP_S)
+            if not self._to_send.empty():
+                continue  # the executor takes nothing now: more of the same would pile up
             now = time.monotonic()
             late = [a for a in self._asked.values() if now - a.sent > self._item_timeout_s]
             for asked in late:
@@ -119,9 +131,7 @@ class ExecutorStream:
         # All that is unanswered is sent first, so what was queued for the old stream is
         # sent with it, and whoever waits for an acknowledgement is let go.
         self._to_send = asyncio.Queue()
-        for acknowledged in self._acknowledged.values():
-            acknowledged.set()
-        self._acknowledged.clear()
+        self._let_go()
         unanswered = _chunks([asked.item for asked in self._asked.values()])
         # No deadline: it stands for as long as both sides live, which keepalive watches.
         call = self._stub.Execute(self._requests(unanswered), wait_for_ready=True)
@@ -129,13 +139,29 @@ class ExecutorStream:
             for list_id in response.committed_list_ids:
                 if list_id in self._acknowledged:
                     self._acknowledged.pop(list_id).set()
-            delivered: list[tuple[Item, Outcome]] = []
-            for outcome in response.outcomes:
-                asked = self._asked.pop(UUID(outcome.operation_id), None)
-                if asked is not None:  # else told twice: it was sent twice
-                    delivered.append((asked.item, _outcome(outcome)))
-            if delivered:
+            if delivered := [d for o in response.outcomes if (d := self._answered(o)) is not None]:
                 self._deliver(delivered)
+
+    def _answered(self, outcome: executor_pb.OperationOutcome) -> tuple[Item, Outcome] | None:
+        """The item that is told of, and what; None if it was told before or never asked."""
+        try:
+            asked = self._asked.pop(UUID(outcome.operation_id), None)
+        except ValueError:
+            log.error("executor_answers_strangely", operation_id=outcome.operation_id[:40])  # noqa: TRY400
+            return None
+        if asked is None:  # it was sent twice
+            return None
+        try:
+            return asked.item, _outcome(asked.item, outcome)
+        except ValueError:
+            # What a newer executor says, for example: asked again until one of us is changed.
+            log.exception("executor_not_understood", operation_id=outcome.operation_id)
+            return asked.item, Delayed("the executor's answer is not understood")
+
+    def _let_go(self) -> None:
+        for acknowledged in self._acknowledged.values():
+            acknowledged.set()
+        self._acknowledged.clear()
 
     async def _requests(
         self, unanswered: Sequence[Sequence[Item]]
@@ -180,13 +206,10 @@ class WalletClient:
         try:
             response = await self._stub.ApplyMovements(request, timeout=self._deadline_s)
         except grpc.RpcError as error:
-            return [from_rpc_error(error)] * len(items)
-        return [
-            from_status(result.error)
-            if result.HasField("error")
-            else Applied(result.applied.pending_minor)
-            for result in response.results
-        ]
+            return [_call_failed(error)] * len(items)
+        if len(response.results) != len(items):
+            return [_not_understood("wallet")] * len(items)
+        return [_applied(result) for result in response.results]
 
 
 @dataclass(frozen=True, slots=True)
@@ -212,11 +235,10 @@ class LedgerClient:
         try:
             response = await self._stub.PostEvents(request, timeout=self._deadline_s)
         except grpc.RpcError as error:
-            return [from_rpc_error(error)] * len(captures)
-        return [
-            from_status(result.error) if result.HasField("error") else None
-            for result in response.results
-        ]
+            return [_call_failed(error)] * len(captures)
+        if len(response.results) != len(captures):
+            return [_not_understood("ledger")] * len(captures)
+        return [_posted(result) for result in response.results]
 
 
 def _chunks(items: Sequence[Item]) -> list[Sequence[Item]]:
@@ -244,10 +266,48 @@ def _execute_request(list_id: int, items: Sequence[Item]) -> executor_pb.Execute
     )
 
 
-def _outcome(outcome: executor_pb.OperationOutcome) -> Outcome:
+def _call_failed(error: grpc.RpcError) -> MeshError:
+    """The error of a whole call, which says nothing about any item, whatever its reason."""
+    return MeshError(Reason.UNSPECIFIED, f"the call failed: {from_rpc_error(error)}")
+
+
+def _not_understood(whose: str) -> MeshError:
+    return MeshError(Reason.UNSPECIFIED, f"the {whose}'s answer is not understood")
+
+
+def _applied(result: wallet_pb.MovementResult) -> Applied | MeshError:
+    match result.WhichOneof("result"):
+        case "applied":
+            return Applied(result.applied.pending_minor)
+        case "error":
+            return from_status(result.error)
+        case _:
+            return _not_understood("wallet")
+
+
+def _posted(result: ledger_pb.PostEventResult) -> MeshError | None:
+    match result.WhichOneof("result"):
+        case "posted":
+            return None
+        case "error":
+            return from_status(result.error)
+        case _:
+            return _not_understood("ledger")
+
+
+def _outcome(item: Item, outcome: executor_pb.OperationOutcome) -> Outcome:
+    """ValueError if it holds a value that is not known here."""
     match outcome.WhichOneof("result"):
         case "captured":
             captured = outcome.captured
+            if captured.amount != _money(item.amount_minor, item.currency_code):
+                return Parked(
+                    f"WRONG_AMOUNT: captured {captured.amount.amount_minor}"
+                    f" {captured.amount.currency_code}, asked {item.amount_minor}"
+                    f" {item.currency_code}",
+                    poll=False,
+                    psp_reference=captured.psp_reference,
+                )
             fee = captured.fee
             return Captured(
                 captured.psp_reference,

@@ -12,11 +12,13 @@ from __future__ import annotations
 import asyncio
 import time
 from collections.abc import Callable, Sequence
+from dataclasses import replace
 from uuid import UUID
 
 import structlog
 
 from mesh.batching import Stage
+from mesh.db import BadData
 from mesh.errors import MeshError
 from payment_svc.clients import Applied, Capture, ExecutorStream, LedgerClient, WalletClient
 from payment_svc.domain import (
@@ -26,6 +28,7 @@ from payment_svc.domain import (
     Evidence,
     Item,
     OperationState,
+    OrderState,
     Outcome,
     Parked,
     Pending,
@@ -58,7 +61,7 @@ class Conveyor:
         self._schedule = schedule
         self._finish = finish
         self._items: dict[UUID, tuple[Item, float]] = {}
-        self._book_stage: Stage[tuple[Item, Outcome]] = Stage(
+        self._book_stage: Stage[tuple[Item, Captured]] = Stage(
             "book", self._book, lost=self._lost, lists=LISTS_TO_LEDGER
         )
 
@@ -75,60 +78,103 @@ class Conveyor:
         """How many items are carried."""
         return len(self._items)
 
+    def carries(self, operation_id: UUID) -> bool:
+        """Whether the operation is on the conveyor."""
+        return operation_id in self._items
+
     def put(self, items: Sequence[Item]) -> None:
-        """Puts items on the conveyor; one that is on it already only changes its epoch."""
+        """Puts items on the conveyor, but not what is on it already.
+
+        One that was lost to another replica and won back takes the place of the one that
+        is still carried: that one's trip may end, and its progress will not be written.
+        """
         new = []
         now = time.monotonic()
         for item in items:
-            carried = self._items.get(item.operation_id)
-            if carried is None:
+            carried, _ = self._items.get(item.operation_id, (None, now))
+            if carried is None or (carried.epoch, carried.attempt) != (item.epoch, item.attempt):
                 self._items[item.operation_id] = (item, now)
                 new.append(item)
-            else:
-                carried[0].epoch = item.epoch
         self._execute_stage.put(new)
 
     def learnt(self, outcomes: list[tuple[Item, Outcome]]) -> None:
-        """Takes what the executor says."""
-        self._book_stage.put(outcomes)
+        """Takes what the executor says. Only what was captured has to be booked first."""
+        captured: list[tuple[Item, Captured]] = []
+        rest: list[Progress] = []
+        for item, outcome in outcomes:
+            if isinstance(outcome, Captured):
+                captured.append((item, outcome))
+            else:
+                rest.append(self._progress(item, outcome, None))
+        self._book_stage.put(captured)
+        if rest:
+            self._finish(rest)
+
+    def refused(self, progress: Progress, cause: BadData) -> Progress:
+        """What is written of an item instead of a row that the database refused.
+
+        Whatever came as text is left out of it; what is known of the money is not.
+        """
+        return replace(
+            progress,
+            state=next_state(progress.item.state, Result.PARKED),
+            psp_reference=None,
+            decline_category=0,
+            decline_code="",
+            attention_reason=f"RESULT_REFUSED: {cause.sqlstate}: what was learnt can't be stored",
+            retry_after_s=self._schedule.retry_after_s(Result.PARKED, 0, poll=True),
+            delayed=False,
+        )
 
     def forget(self, item: Item) -> float:
-        """Takes an item off; answers how long it was carried, in seconds."""
-        _, since = self._items.pop(item.operation_id)
+        """Takes an item off; answers how long it was carried, in seconds.
+
+        Another item of the same operation, which took its place, stays.
+        """
+        carried, since = self._items.get(item.operation_id, (None, 0.0))
+        if carried is not item:
+            return 0.0
+        del self._items[item.operation_id]
         return time.monotonic() - since
 
     async def run(self) -> None:
         """Runs until cancelled."""
         await asyncio.gather(self._execute_stage.run(), self._book_stage.run())
 
-    async def _book(self, outcomes: list[tuple[Item, Outcome]]) -> None:
-        """Wallet, then ledger, for what was captured; then everything is finished."""
-        captured = [(item, out) for item, out in outcomes if isinstance(out, Captured)]
+    async def _book(self, captured: list[tuple[Item, Captured]]) -> None:
+        """Wallet, then ledger; then it is finished."""
         problems: dict[UUID, MeshError] = {}
-        if captured:
-            credited: list[Capture] = []
-            applied = await self._wallet.credit([item for item, _ in captured])
-            for (item, outcome), answer in zip(captured, applied, strict=True):
-                if isinstance(answer, Applied):
-                    credited.append(Capture(item, outcome, answer))
-                else:
-                    problems[item.operation_id] = answer
-            booked = await self._ledger.book(credited) if credited else []
-            for capture, problem in zip(credited, booked, strict=True):
-                if problem is not None:
-                    problems[capture.item.operation_id] = problem
+        credited: list[Capture] = []
+        applied = await self._wallet.credit([item for item, _ in captured])
+        for (item, outcome), answer in zip(captured, applied, strict=True):
+            if isinstance(answer, Applied):
+                credited.append(Capture(item, outcome, answer))
+            else:
+                problems[item.operation_id] = answer
+        booked = await self._ledger.book(credited) if credited else []
+        for capture, problem in zip(credited, booked, strict=True):
+            if problem is not None:
+                problems[capture.item.operation_id] = problem
         self._finish(
-            [self._progress(item, out, problems.get(item.operation_id)) for item, out in outcomes]
+            [self._progress(item, out, problems.get(item.operation_id)) for item, out in captured]
         )
 
-    def _lost(self, outcomes: list[tuple[Item, Outcome]]) -> None:
+    def _lost(self, captured: list[tuple[Item, Captured]]) -> None:
         # A bug in booking must not lose what is known of the money: driven again later.
         self._finish(
-            [self._progress(item, Delayed("a bug, see the log"), None) for item, _ in outcomes]
+            [self._progress(item, Delayed("a bug, see the log"), None) for item, _ in captured]
         )
 
     def _progress(self, item: Item, outcome: Outcome, problem: MeshError | None) -> Progress:
-        result, attention = _result(outcome, problem)
+        """What an item's trip changed; never raises, for the sake of its neighbours."""
+        try:
+            return self._judged(item, outcome, problem)
+        except Exception:
+            log.exception("item_failed", order_id=item.order_id.hex)
+            return self._judged(item, Delayed("a bug, see the log"), None)
+
+    def _judged(self, item: Item, outcome: Outcome, problem: MeshError | None) -> Progress:
+        result, attention = _result(item.state, outcome, problem)
         poll = isinstance(outcome, Parked) and outcome.poll
         retry_after_s = self._schedule.retry_after_s(result, item.attempt, poll=poll)
         if problem is not None or isinstance(outcome, Delayed):
@@ -139,7 +185,8 @@ class Conveyor:
                 cause=str(problem or outcome),
                 retry_after_s=retry_after_s,
             )
-        operation_state, evidence = _operation(outcome)
+        operation_state, evidence = _operation(item.state, outcome)
+        declined = outcome if result is Result.DECLINED else None
         return Progress(
             item=item,
             state=next_state(item.state, result),
@@ -147,17 +194,23 @@ class Conveyor:
             evidence=evidence,
             psp_reference=getattr(outcome, "psp_reference", "") or None,
             captured_minor=item.amount_minor if isinstance(outcome, Captured) else None,
-            decline_category=outcome.category if isinstance(outcome, Declined) else 0,
-            decline_code=outcome.code if isinstance(outcome, Declined) else "",
+            decline_category=declined.category if isinstance(declined, Declined) else 0,
+            decline_code=declined.code if isinstance(declined, Declined) else "",
             attention_reason=attention,
             retry_after_s=retry_after_s,
             delayed=result in (Result.CAPTURED, Result.DELAYED),
         )
 
 
-def _result(outcome: Outcome, problem: MeshError | None) -> tuple[Result, str | None]:
+def _result(
+    state: OrderState, outcome: Outcome, problem: MeshError | None
+) -> tuple[Result, str | None]:
     """What was learnt, and what an operator has to know; None: nothing new."""
     match outcome:
+        case Declined() if state is OrderState.CAPTURED:
+            return Result.PARKED, "CONTRADICTED: captured before, and now said to be declined"
+        case Pending() | Unknown() if state is OrderState.CAPTURED:
+            return Result.DELAYED, None
         case Captured() if problem is None:
             return Result.BOOKED, ""
         case Captured() if problem is not None and problem.is_permanent:
@@ -177,7 +230,11 @@ def _result(outcome: Outcome, problem: MeshError | None) -> tuple[Result, str | 
             return Result.DELAYED, None
 
 
-def _operation(outcome: Outcome) -> tuple[OperationState | None, Evidence | None]:
+def _operation(
+    state: OrderState, outcome: Outcome
+) -> tuple[OperationState | None, Evidence | None]:
+    if state is OrderState.CAPTURED and not isinstance(outcome, Captured):
+        return None, None  # what is known of the money stays
     match outcome:
         case Captured():
             return OperationState.SUCCEEDED, outcome.evidence

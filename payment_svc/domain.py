@@ -308,7 +308,11 @@ def request_id_reused(fields: Sequence[str]) -> MeshError:
 
 @dataclass(slots=True)
 class Item:
-    """One order's operation on its way; owned by the replica whose epoch it carries."""
+    """One order's operation on its way; owned by the replica whose epoch it carries.
+
+    Epoch and attempt together tell one ownership from any other: what is learnt is written
+    only while the row still has both, so an older trip never counts for a newer one.
+    """
 
     payment_id: UUID
     order_id: UUID

@@ -8,16 +8,18 @@ from __future__ import annotations
 
 import asyncio
 from collections.abc import Sequence
+from uuid import UUID
 
 import structlog
 
 from mesh.batching import Writer
-from mesh.db import CommitUnknown, Database
+from mesh.db import BadData, Database, NotCommitted
 from mesh.errors import MeshError, Reason
 from payment_svc import operations
 from payment_svc.conveyor import Conveyor
 from payment_svc.domain import NewPayment, OrderState, Progress, items_of
 from payment_svc.operations import Accepted, Recorded, Written
+from payment_svc.reader import Reader
 from payment_svc.recovery import Lease
 from payment_svc.waiting import Waiting
 
@@ -30,38 +32,83 @@ class Intake:
     """Accepts payments and finishes items."""
 
     def __init__(
-        self, database: Database, lease: Lease, waiting: Waiting, *, max_open_orders: int
+        self,
+        database: Database,
+        lease: Lease,
+        waiting: Waiting,
+        reader: Reader,
+        *,
+        max_open_orders: int,
     ) -> None:
         """`max_open_orders` bounds what this process carries at once."""
         self._database = database
         self._lease = lease
         self._waiting = waiting
+        self._reader = reader
         self._max_open_orders = max_open_orders
-        self._writer: Writer[NewPayment | Progress, Written] = Writer("payment", self._commit)
+        self._writer: Writer[NewPayment | Progress, Written] = Writer(
+            "payment", self._commit, weigh=_orders
+        )
+        self._accepting: set[asyncio.Task[Accepted]] = set()
+        self._reserved: dict[UUID, int] = {}
+        self._orders_reserved = 0
         self._finishing: set[asyncio.Task[None]] = set()
 
     def connect(self, conveyor: Conveyor) -> None:
         """Names the conveyor that carries what is accepted."""
         self._conveyor = conveyor
 
-    async def accept(self, payment: NewPayment) -> Accepted:
+    def accept(self, payment: NewPayment) -> asyncio.Task[Accepted]:
         """Stores the payment and starts it; a replay only looks it up.
 
+        A task, because it ends however long its caller waits for it.
         Errors: REQUEST_ID_REUSED; OVERLOADED; DEPENDENCY_DOWN (provably not stored);
         OUTCOME_UNKNOWN (call again).
         """
-        if len(self._conveyor) + len(payment.orders) > self._max_open_orders:
+        task = asyncio.create_task(self._accept(payment))
+        self._accepting.add(task)
+        task.add_done_callback(self._accepted)
+        return task
+
+    def _accepted(self, task: asyncio.Task[Accepted]) -> None:
+        self._accepting.discard(task)
+        if not task.cancelled():
+            task.exception()  # seen, also where the caller has gone
+
+    async def _accept(self, payment: NewPayment) -> Accepted:
+        if not self._reserve(payment) and await self._reader.get(payment.payment_id) is None:
             raise MeshError(
                 Reason.OVERLOADED,
                 "too many orders are under way; nothing was accepted",
                 retry_delay_s=OVERLOADED_RETRY_S,
             )
-        (answer,) = await self._writer.write([payment], durable=False)
+        try:
+            (answer,) = await self._writer.write([payment], durable=False)
+        finally:
+            self._free(payment.payment_id)
         if isinstance(answer, MeshError):
             raise answer
         if not isinstance(answer, Accepted):
             raise TypeError("a payment's result is an acceptance")
         return answer
+
+    def _reserve(self, payment: NewPayment) -> bool:
+        """Takes room for what will be on the conveyor, lest a burst pass the bound.
+
+        What is being accepted needs no more of it. What was accepted before needs none:
+        if this answers False, the payment has to be known.
+        """
+        orders = len(payment.orders)
+        if payment.payment_id in self._reserved:
+            return True
+        if len(self._conveyor) + self._orders_reserved + orders > self._max_open_orders:
+            return False
+        self._reserved[payment.payment_id] = orders
+        self._orders_reserved += orders
+        return True
+
+    def _free(self, payment_id: UUID) -> None:
+        self._orders_reserved -= self._reserved.pop(payment_id, 0)
 
     def finish(self, progress: list[Progress]) -> None:
         """Writes progress, however long the database takes to come back."""
@@ -74,26 +121,43 @@ class Intake:
         await self._writer.run()
 
     async def _finish(self, progress: list[Progress]) -> None:
-        for item, answer in zip(
-            progress, await self._writer.write(progress, durable=True), strict=True
-        ):
-            if isinstance(answer, MeshError):
-                # Not written for a bug: it stays this epoch's and is driven again when the
-                # next process takes over. Until then it is only known from here.
-                log.error("progress_lost", **_ids(item), cause=str(answer))
-                self._conveyor.forget(item.item)
-                self._waiting.lost(item.item.payment_id)
+        refused: list[Progress] = []
+        for asked, answer in await self._failures(progress):
+            if isinstance(answer, BadData):
+                log.error("progress_refused", **_ids(asked), cause=str(answer))
+                refused.append(self._conveyor.refused(asked, answer))
+            else:
+                self._lose(asked, answer)
+        for asked, answer in await self._failures(refused):
+            self._lose(asked, answer)
+
+    async def _failures(self, progress: list[Progress]) -> list[tuple[Progress, MeshError]]:
+        """Writes; answers what failed for another reason than a database that is away."""
+        answers = await self._writer.write(progress, durable=True)
+        asked = zip(progress, answers, strict=True)
+        return [(item, answer) for item, answer in asked if isinstance(answer, MeshError)]
+
+    def _lose(self, progress: Progress, cause: MeshError) -> None:
+        """Drops what could not be written. Recovery finds the item and drives it again."""
+        log.error("progress_lost", **_ids(progress), cause=str(cause))
+        self._conveyor.forget(progress.item)
+        self._waiting.lost(progress.item.payment_id)
 
     async def _commit(self, items: list[NewPayment | Progress]) -> Sequence[Written]:
         epoch = self._lease.epoch
         try:
-            written = await operations.write(self._database, items, epoch)
-        except CommitUnknown:
+            return self._written(await operations.write(self._database, items, epoch), epoch)
+        except (NotCommitted, BadData):
+            raise
+        except Exception:
             # What this commit may have accepted is ours and on no conveyor.
             self._lease.unsure = True
             raise
+
+    def _written(self, written: list[Written], epoch: int) -> list[Written]:
         for answer in written:
             if isinstance(answer, Accepted) and answer.new:
+                self._free(answer.payment.payment_id)
                 carried = items_of(answer.payment, epoch)
                 self._waiting.carry(answer.payment.payment_id, range(len(carried)))
                 self._conveyor.put(carried)
@@ -118,8 +182,15 @@ class Intake:
             retry_after_s=progress.retry_after_s,
             ms=round(seconds * 1000, 1),
         )
-        if not progress.delayed:
+        if progress.delayed:
+            # Whoever comes first drives it on, here or elsewhere, and only the latter tells.
+            self._waiting.lost(item.payment_id)
+        else:
             self._waiting.rested(item.payment_id, item.position)
+
+
+def _orders(item: NewPayment | Progress) -> int:
+    return len(item.orders) if isinstance(item, NewPayment) else 1
 
 
 def _ids(progress: Progress) -> dict[str, str]:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import asyncio
 import os
 import socket
 from collections.abc import Sequence
@@ -32,6 +33,26 @@ from payment_svc.waiting import Waiting
 
 NAME = "payment_svc"
 
+# What is kept back of the drain for those who still wait then, at most half of it.
+ANSWER_S = 1.0
+
+
+class PaymentServer(Server):
+    """Answers who still waits before its drain is over, rather than cut them off."""
+
+    def __init__(self, settings: Settings, waiting: Waiting) -> None:
+        super().__init__(NAME, settings)
+        self._waiting = waiting
+        self._patience_s = max(settings.drain_s - ANSWER_S, settings.drain_s / 2)
+
+    async def stop(self) -> None:
+        """See Server.stop; in the end callers are told how their payments stand."""
+        letting_go = asyncio.get_running_loop().call_later(self._patience_s, self._waiting.let_go)
+        try:
+            await super().stop()
+        finally:
+            letting_go.cancel()
+
 
 def schedule(settings: Settings) -> Schedule:
     """The waits of the settings."""
@@ -53,7 +74,8 @@ class Wired:
     channels: Sequence[grpc.aio.Channel]
 
     async def close(self) -> None:
-        """Closes the channels."""
+        """Gives the epoch up and closes the channels."""
+        await self.lease.release()
         for channel in self.channels:
             await channel.close()
 
@@ -70,7 +92,8 @@ def wire(settings: Settings, database: Database) -> Wired:
         database, name=f"{socket.gethostname()}/{os.getpid()}", lease_s=settings.lease_ms / 1000
     )
     waiting = Waiting(database, poll_s=poll_s)
-    intake = Intake(database, lease, waiting, max_open_orders=settings.max_open_orders)
+    reader = Reader(database)
+    intake = Intake(database, lease, waiting, reader, max_open_orders=settings.max_open_orders)
     conveyor = Conveyor(
         WalletClient(WalletPostingServiceStub(to_wallet), deadline_s=deadline_s),
         LedgerClient(LedgerPostingServiceStub(to_ledger), deadline_s=deadline_s),
@@ -89,10 +112,11 @@ def wire(settings: Settings, database: Database) -> Wired:
         lease,
         conveyor,
         poll_s=poll_s,
-        has_room=lambda: len(conveyor) < settings.max_open_orders,
+        # Room of its own beyond that of the new ones, or these would keep out for as long
+        # as they come what was accepted before them.
+        has_room=lambda: len(conveyor) < 2 * settings.max_open_orders,
     )
-    reader = Reader(database)
-    server = Server(NAME, settings)
+    server = PaymentServer(settings, waiting)
     add_PaymentServiceServicer_to_server(
         PaymentServicer(database, intake, waiting, reader), server.grpc
     )
@@ -120,9 +144,10 @@ async def serve(settings: Settings) -> None:
         await require_database(database, "payment")
         replica = wire(settings, database)
         await replica.lease.open()
-        await replica.server.run(*replica.background)
-        await replica.lease.release()
-        await replica.close()
+        try:
+            await replica.server.run(*replica.background)
+        finally:
+            await replica.close()
     finally:
         await database.close()
 

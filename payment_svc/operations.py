@@ -2,14 +2,14 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence, Set
 from dataclasses import dataclass
 from typing import TypeAlias
 from uuid import UUID
 
 from sqlalchemy.ext.asyncio import AsyncConnection
 
-from mesh.db import Database
+from mesh.db import CommitFailed, CommitUnknown, Database
 from mesh.errors import MeshError
 from payment_svc import store, store_reads
 from payment_svc.domain import (
@@ -47,7 +47,7 @@ async def write(
     """Accepts payments and records progress, together in one commit; a result an item.
 
     Idempotent on payment_id (compared with what is stored; other fields are refused as
-    REQUEST_ID_REUSED) and on (operation_id, epoch).
+    REQUEST_ID_REUSED) and on (operation_id, epoch, attempt).
     """
     progress = [item for item in items if isinstance(item, Progress)]
     asked: dict[UUID, NewPayment] = {}
@@ -55,20 +55,15 @@ async def write(
         if isinstance(item, NewPayment):
             asked.setdefault(item.payment_id, item)  # of equal keys the first one is stored
 
-    async def work(
-        connection: AsyncConnection,
-    ) -> tuple[set[UUID], dict[UUID, NewPayment], set[UUID]]:
+    async def work(connection: AsyncConnection) -> tuple[set[UUID], set[UUID]]:
         owned = await store.record(connection, progress) if progress else set()
-        payments = list(asked.values())
+        # In one order everywhere: two replicas with the same keys would wait for each other.
+        payments = sorted(asked.values(), key=lambda payment: payment.payment_id)
         new = await store.insert_payments(connection, payments, epoch) if payments else set()
-        # The rows that RETURNING did not answer: stored before, or by a transaction that
-        # committed while we inserted, which only a second statement sees.
-        known = list(asked.keys() - new)
-        stored = await store.select_requests(connection, known) if known else {}
-        return new, stored, owned
+        return owned, new
 
-    new, stored, owned = await database.commit("payment.write", work)
-    stored |= {payment_id: asked[payment_id] for payment_id in new}
+    owned, new = await database.commit("payment.write", work, one_write=not (progress and asked))
+    stored = await _stored(database, asked, new)
 
     def result(item: NewPayment | Progress) -> Written:
         if isinstance(item, Progress):
@@ -82,24 +77,51 @@ async def write(
     return [result(item) for item in items]
 
 
+async def _stored(
+    database: Database, asked: Mapping[UUID, NewPayment], new: Set[UUID]
+) -> dict[UUID, NewPayment]:
+    """The requests as they are stored: the new ones, and those that RETURNING did not answer.
+
+    The latter were stored before, or by a transaction that committed while ours inserted,
+    which only a later statement sees.
+    """
+    stored = {payment_id: asked[payment_id] for payment_id in new}
+    known = list(asked.keys() - new)
+    if known:
+        try:
+            stored |= await database.read(
+                "payment.requests", lambda connection: store.select_requests(connection, known)
+            )
+        except CommitFailed as failed:
+            # The commit before it went well, so nobody may be told that nothing is stored.
+            raise CommitUnknown("payment.requests", failed) from None
+    return stored
+
+
 async def open_epoch(database: Database, name: str, lease_s: float) -> int:
     """A new epoch with a lease of `lease_s` seconds of database time."""
     return await database.commit(
-        "payment.open_epoch", lambda connection: store.insert_replica(connection, name, lease_s)
+        "payment.open_epoch",
+        lambda connection: store.insert_replica(connection, name, lease_s),
+        one_write=True,
     )
 
 
 async def renew_epoch(database: Database, epoch: int, lease_s: float) -> bool:
     """Renews the lease; False if others were told that this epoch is dead."""
     return await database.commit(
-        "payment.renew_epoch", lambda connection: store.renew(connection, epoch, lease_s)
+        "payment.renew_epoch",
+        lambda connection: store.renew(connection, epoch, lease_s),
+        one_write=True,
     )
 
 
 async def release_epoch(database: Database, epoch: int) -> None:
     """Ends the epoch at once, so that nobody waits for its lease."""
     await database.commit(
-        "payment.release_epoch", lambda connection: store.release(connection, epoch)
+        "payment.release_epoch",
+        lambda connection: store.release(connection, epoch),
+        one_write=True,
     )
 
 
@@ -125,10 +147,19 @@ async def take(database: Database, epoch: int, most: int) -> Taken:
     return await database.commit("payment.take", work)
 
 
-async def own_items(database: Database, epoch: int) -> list[Item]:
-    """All that this epoch owns, for when it is not known what a lost commit stored."""
+async def own_items(
+    database: Database, epoch: int, carried: Callable[[UUID], bool] = lambda _: False
+) -> list[Item]:
+    """What this epoch owns and does not carry: nobody drives it, and it has to be."""
+    owned = await database.read(
+        "payment.own_ids", lambda connection: store.select_own_ids(connection, epoch)
+    )
+    missing = [operation_id for operation_id in owned if not carried(operation_id)]
+    if not missing:
+        return []
+    # Asked again: what was finished during the first look is not missing, but done.
     return await database.read(
-        "payment.own_items", lambda connection: store.select_own(connection, epoch)
+        "payment.own_items", lambda connection: store.select_own(connection, epoch, missing)
     )
 
 

@@ -52,11 +52,13 @@ class PaymentServicer(PaymentServiceServicer):
         if refusal := check_amounts(payment.orders):
             raise refusal
         loop = asyncio.get_running_loop()
-        answer_at = loop.time() + _patience_s(context)
-        try:
-            accepted = await asyncio.wait_for(self._intake.accept(payment), _patience_s(context))
-        except TimeoutError:
-            raise outcome_unknown("the payment was accepted") from None
+        patience_s = _patience_s(context)
+        answer_at = loop.time() + patience_s
+        accepting = self._intake.accept(payment)
+        await asyncio.wait([accepting], timeout=patience_s)
+        if not accepting.done():
+            raise outcome_unknown("the payment was accepted")
+        accepted = accepting.result()
         try:
             if accepted.new or not await self._rests(payment.payment_id):
                 await self._waiting.wait(payment.payment_id, max(0.0, answer_at - loop.time()))

@@ -31,6 +31,7 @@ class Waiting:
         self._poll_s = poll_s
         self._carried: dict[UUID, set[int]] = {}
         self._waits: dict[UUID, _Wait] = {}
+        self._closing = False
 
     def carry(self, payment_id: UUID, positions: Sequence[int]) -> None:
         """Notes that this process drives these orders and will tell when they rest."""
@@ -50,8 +51,16 @@ class Waiting:
         """Notes that this process will not tell: the payment is asked about instead."""
         self._carried.pop(payment_id, None)
 
+    def let_go(self) -> None:
+        """Lets nobody wait any longer, now or later: the process is about to stop."""
+        self._closing = True
+        for payment_id in list(self._waits):
+            self._wake(payment_id)
+
     async def wait(self, payment_id: UUID, timeout_s: float) -> None:
         """Returns when the payment rests, or after `timeout_s` seconds."""
+        if self._closing:
+            return
         wait = self._waits.get(payment_id)
         if wait is None:
             wait = _Wait(asyncio.get_running_loop().create_future())

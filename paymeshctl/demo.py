@@ -20,9 +20,10 @@ from paymesh.payment.v1 import payment_pb2, payment_service_pb2
 from paymesh.wallet.v1 import wallet_service_pb2 as wallet_pb
 
 from mesh.embedded import EmbeddedPostgresError, default_data_dir
+from mesh.errors import MeshError
 from paymeshctl import render
 from paymeshctl.client import Client, Target, new_request_id
-from paymeshctl.exits import CommandError, Exit, reporting
+from paymeshctl.exits import CommandError, Exit, exit_code, reporting
 from paymeshctl.ports import HOST, free_port_base
 from paymeshctl.proof import Books, Story, problems, proof_lines, way_table
 from paymeshctl.supervisor import Mesh, MeshConfig, StartError
@@ -92,10 +93,15 @@ def demo(
             with Client(target, caller="demo") as client:
                 stories = [_pay(client, checkout) for checkout in _CHECKOUTS]
                 books = _read_books(client, stories)
+        except MeshError as error:
+            logs = folder / "logs"
+            raise CommandError(
+                exit_code(error), f"{error.message}; the logs are in {logs}", reason=error.reason
+            ) from error
         finally:
             mesh.stop()
         wrong = problems(stories, books)
-        _show(stories, books, wrong, as_json=as_json)
+        show(stories, books, wrong, as_json=as_json)
         if wrong:
             raise CommandError(
                 Exit.NOT_DONE, f"{'; '.join(wrong)}; the logs are in {folder / 'logs'}"
@@ -113,9 +119,15 @@ def _folder() -> Iterator[Path]:
         folder = default_data_dir(base / "data").path
     except EmbeddedPostgresError as error:
         raise CommandError(Exit.BAD_USAGE, str(error)) from error
-    yield folder
-    for done in (folder, base):
-        shutil.rmtree(done, ignore_errors=True)
+    left: tuple[Path, ...] = (folder, base)
+    try:
+        yield folder
+    except CommandError:
+        left = (folder / "postgres",)
+        raise
+    finally:
+        for path in left:
+            shutil.rmtree(path, ignore_errors=True)
 
 
 def _mesh(folder: Path) -> Mesh:
@@ -190,7 +202,8 @@ def _read_books(client: Client, stories: list[Story]) -> Books:
     )
 
 
-def _show(stories: list[Story], books: Books, wrong: list[str], *, as_json: bool) -> None:
+def show(stories: list[Story], books: Books, wrong: list[str], *, as_json: bool) -> None:
+    """Prints what happened and the proof. wrong: what is not as it must be."""
     if as_json:
         facts = {
             "payments": [render.to_json(story.payment) for story in stories],

@@ -34,8 +34,8 @@ HELP = (
     "--request-id."
 )
 
-# Codes with which the mesh, or the way to it, says nothing about the effect.
-_SILENT = frozenset({Code.UNAVAILABLE, Code.ABORTED, Code.DEADLINE_EXCEEDED, Code.CANCELLED})
+# With these, nothing is said about the effect. INTERNAL is a bug, which may strike anywhere.
+_SILENT = frozenset({Reason.UNSPECIFIED, Reason.OUTCOME_UNKNOWN, Reason.INTERNAL})
 
 
 class CommandError(Exception):
@@ -51,9 +51,7 @@ def exit_code(error: MeshError) -> Exit:
     """The exit code that a failed call leads to."""
     if error.code is Code.UNAVAILABLE:
         return Exit.UNREACHABLE
-    if error.reason in (Reason.UNSPECIFIED, Reason.OUTCOME_UNKNOWN):
-        return Exit.UNKNOWN
-    return Exit.NOT_DONE
+    return Exit.UNKNOWN if error.reason in _SILENT else Exit.NOT_DONE
 
 
 @contextmanager
@@ -66,7 +64,7 @@ def reporting(*, as_json: bool, request_id: str | None = None) -> Iterator[None]
     try:
         yield
     except MeshError as error:
-        effect_unknown = request_id is not None and _is_silent(error)
+        effect_unknown = request_id is not None and error.reason in _SILENT
         _report(_facts(error, request_id, repeat=effect_unknown), as_json=as_json)
         raise typer.Exit(exit_code(error)) from error
     except CommandError as error:
@@ -79,15 +77,6 @@ def reporting(*, as_json: bool, request_id: str | None = None) -> Iterator[None]
             interrupted |= {"request_id": request_id, "repeat": True}
         _report(interrupted, as_json=as_json)
         raise typer.Exit(Exit.NOT_DONE if request_id is None else Exit.UNKNOWN) from None
-
-
-def _is_silent(error: MeshError) -> bool:
-    """Whether nothing is said about the effect, so that the same request is to be repeated."""
-    if error.reason is Reason.UNSPECIFIED:
-        return True
-    return error.reason is Reason.OUTCOME_UNKNOWN or (
-        error.reason is not Reason.DEPENDENCY_DOWN and error.code in _SILENT
-    )
 
 
 def _facts(error: MeshError, request_id: str | None, *, repeat: bool) -> dict[str, object]:

@@ -15,7 +15,6 @@ from rich.table import Table
 from mesh.money import Money
 from paymeshctl import render
 
-
 _SELLER_KINDS = (
     ledger_pb.ACCOUNT_KIND_SELLER_PENDING,
     ledger_pb.ACCOUNT_KIND_SELLER_AVAILABLE,

@@ -51,7 +51,7 @@ def wire(settings: Settings, database: Database) -> tuple[Server, Background]:
 
 async def serve(settings: Settings) -> None:
     """Serves until SIGTERM or SIGINT. Errors: CannotStartError."""
-    database = Database(settings.database_url, application_name=NAME)
+    database = Database(settings.database_url, application_name=NAME, by_key=False)
     try:
         await require_database(database, NAME)
         server, writer = wire(settings, database)

@@ -64,7 +64,8 @@ class Operations:
         async def work(connection: AsyncConnection) -> list[Answer]:
             return await self._charge(connection, asks)
 
-        return await self._database.commit("psp_stub.charge", work)
+        # A key and its charge are one statement; a second one (see _charge) is about other keys.
+        return await self._database.commit("psp_stub.charge", work, one_write=True)
 
     async def look_up(self, keys: Sequence[str]) -> dict[str, Charge]:
         """By key, how the charges stand that the PSP tells of; the others are not found.

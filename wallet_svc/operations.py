@@ -42,7 +42,7 @@ async def apply_movements(
                 stored[movement.movement_id] = movement
         return stored
 
-    stored = await database.commit("wallet.apply", work)
+    stored = await database.commit("wallet.apply", work, one_write=True)
     return [_answer(movement, stored[movement.movement_id]) for movement in asked]
 
 

@@ -80,6 +80,10 @@ class WalletPostingServicer(wallet_posting_service_pb2_grpc.WalletPostingService
     async def ApplyMovements(
         self, request: wallet_posting_service_pb2.ApplyMovementsRequest, context: Context
     ) -> wallet_posting_service_pb2.ApplyMovementsResponse:
+        # The length only: the rules of the list leave its items out.
+        error = check(request)
+        if error is not None:
+            raise error
         asked = [_movement(item) for item in request.movements]
         good = [movement for movement in asked if isinstance(movement, Movement)]
         written = await self._writer.write(good, durable=False)

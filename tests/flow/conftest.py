@@ -1,4 +1,4 @@
-"""What the flow tests share: one running mesh, whose books balance after each module."""
+"""What the flow tests share."""
 
 from __future__ import annotations
 
@@ -12,7 +12,8 @@ from tests.support.truth import problems_of
 __all__ = ["mesh"]
 
 
-@pytest.fixture(autouse=True, scope="module")
-def _books_balance(mesh: RunningMesh) -> Iterator[None]:
+@pytest.fixture(scope="module")
+def balanced_books(mesh: RunningMesh) -> Iterator[None]:
+    """After the module's tests all books of the shared mesh say the same."""
     yield
     assert problems_of(mesh.databases) == []

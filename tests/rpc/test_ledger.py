@@ -232,6 +232,9 @@ async def test_lists_of_any_length(postings: LedgerPostingServiceAsyncStub) -> N
     assert [result.posted.journal_ids[0] for result in response.results] == [
         ids.journal_id("capture", uuid.UUID(one.operation_id)).hex for one in many
     ]
+    error = await error_of(postings.PostEvents(request(*many, event())))
+    assert error.reason is Reason.VALIDATION_FAILED
+    assert [violation.field for violation in error.violations] == ["events"]
 
 
 S, P = pb.ACCOUNT_KIND_SELLER_PENDING, pb.ACCOUNT_KIND_PSP_RECEIVABLE

@@ -103,7 +103,7 @@ async def test_slow_holds_up_nobody(url: str) -> None:
 
 async def test_slow_charges_those_who_gave_up(url: str) -> None:
     ask = new_ask("tok_slow")
-    async with serving(url, slow_ms=800) as stub:
+    async with serving(url, slow_ms=1_500) as stub:
         assert await charge(stub, ask, timeout_s=0.2) == {}
         assert (await look_up_one(stub, ask)).HasField("not_found")
         assert truth(url, ask) == []
@@ -168,13 +168,13 @@ async def test_unavailable_twice(url: str) -> None:
 )
 async def test_pending(url: str, token: str, final: str, taken: tuple[str, int, int]) -> None:
     ask = new_ask(token)
-    async with serving(url, pending_ms=1_000) as stub:
+    async with serving(url, pending_ms=1_500) as stub:
         reference = (await charge_one(stub, ask)).pending.psp_reference
         assert reference
         assert (await look_up_one(stub, ask)).pending.psp_reference == reference
         assert truth(url, ask) == [("PENDING", 0, 0)]
     # The end is a matter of the database's time: no process has to be there for it.
-    await asyncio.sleep(1.1)
+    await asyncio.sleep(1.6)
     assert truth(url, ask) == [taken]
     async with serving(url) as stub:
         found = await look_up_one(stub, ask)
@@ -280,9 +280,9 @@ async def test_a_restart_forgets_nothing(url: str, token: str, heard_before: str
 
 async def test_a_forgotten_key_is_charged_again(url: str) -> None:
     ask = new_ask()
-    async with serving(url, key_memory_s=0.5) as stub:
+    async with serving(url, key_memory_s=1.0) as stub:
         first = (await charge_one(stub, ask)).captured
-        await asyncio.sleep(0.6)
+        await asyncio.sleep(1.1)
         assert (await look_up_one(stub, ask)).HasField("not_found")
         second = (await charge_one(stub, ask)).captured
         assert second.psp_reference != first.psp_reference

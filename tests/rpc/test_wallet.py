@@ -209,6 +209,9 @@ async def test_lists_of_any_length(postings: WalletPostingServiceAsyncStub) -> N
     assert [result.applied.movement_id for result in response.results] == [
         ids.movement_id(uuid.UUID(one.operation_id)).hex for one in many
     ]
+    error = await error_of(postings.ApplyMovements(request(*many, item())))
+    assert error.reason is Reason.VALIDATION_FAILED
+    assert [violation.field for violation in error.violations] == ["movements"]
 
 
 @pytest.mark.parametrize("seller_id", ["", "s" * 256, "line\nbreak"])

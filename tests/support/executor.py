@@ -25,13 +25,19 @@ from mesh.db import Database
 from mesh.errors import MeshError
 from mesh.migrations import provision
 from mesh.status import from_status
+from psp_stub.config import Settings as StubSettings
+from psp_stub.main import wire as wire_stub
 from tests.support.postgres import PostgresServer
 
 if TYPE_CHECKING:
     from paymesh.executor.v1.executor_service_pb2_grpc import ExecutorServiceAsyncStub
 
-# A call that hangs costs a test as much; long enough for a list on a busy machine.
-HANG_MS = 700
+# A deadline for calls that hang: it costs a test as much. Long enough for a call that does
+# not hang on a busy machine.
+HANG_MS = 1_500
+
+# A deadline that no call of a test should reach.
+LONG_MS = 30_000
 
 Result = tuple[str, Any]
 """What an outcome is (`captured`, `error` …) and what it says."""
@@ -130,13 +136,14 @@ class Stream:
 class Client:
     """Calls of one executor."""
 
-    def __init__(self, stub: ExecutorServiceAsyncStub) -> None:
-        self.stub = stub
+    def __init__(self, stub: ExecutorServiceAsyncStub, *, wait_for_ready: bool = False) -> None:
+        self._stub = stub
+        self._wait_for_ready = wait_for_ready
 
     @asynccontextmanager
     async def stream(self) -> AsyncIterator[Stream]:
         """A standing stream, broken at the end if it still stands."""
-        stream = Stream(self.stub.Execute())
+        stream = Stream(self._stub.Execute(wait_for_ready=self._wait_for_ready))
         reader = asyncio.create_task(stream.read())
         try:
             yield stream
@@ -157,6 +164,16 @@ class Client:
         """The outcome of one operation."""
         return (await self.execute(operation, timeout_s=timeout_s))[0]
 
+    async def ask_until(self, operation: Operation, wanted: str) -> Any:
+        """Submits the operation, as payment_svc's schedule would, until its outcome is this."""
+        for _ in range(100):
+            name, outcome = await self.execute_one(operation)
+            if name == wanted:
+                return outcome
+            assert name in ("unknown", "pending", "error"), outcome
+            await asyncio.sleep(0.1)
+        raise AssertionError(f"it never was {wanted}")
+
 
 @asynccontextmanager
 async def serving(
@@ -169,8 +186,8 @@ async def serving(
         psp_target=psp_target,
         drain_s=0,
         **{
-            "psp_deadline_ms": HANG_MS,
-            "look_up_deadline_ms": HANG_MS,
+            "psp_deadline_ms": LONG_MS,
+            "look_up_deadline_ms": LONG_MS,
             "ladder_backoff_ms": 10,
             **settings,
         },
@@ -191,6 +208,37 @@ async def serving(
             await database.close()
 
 
+@asynccontextmanager
+async def stub_serving(database_url: str, **settings: Any) -> AsyncIterator[str]:
+    """The real PSP stub; yields its target."""
+    given = StubSettings(port=0, database_url=database_url, drain_s=0, **settings)
+    database = Database(database_url, application_name="test")
+    server, writer = wire_stub(given, database)
+    background = asyncio.ensure_future(writer())
+    await server.start()
+    try:
+        yield f"{given.host}:{server.port}"
+    finally:
+        await server.stop()
+        background.cancel()
+        with suppress(asyncio.CancelledError):
+            await background
+        await database.close()
+
+
+@asynccontextmanager
+async def mesh(
+    urls: dict[str, str], *, stub: dict[str, Any] | None = None, **settings: Any
+) -> AsyncIterator[Client]:
+    """The executor with the real PSP stub behind it; `stub` has the settings of the latter."""
+    given = {"slow_ms": 300, "pending_ms": 300, **(stub or {})}
+    async with (
+        stub_serving(urls["psp_stub"], **given) as target,
+        serving(urls["executor"], target, **settings) as client,
+    ):
+        yield client
+
+
 def row(database_url: str, operation: Operation) -> dict[str, Any] | None:
     """The operation's row, or None."""
     with psycopg.connect(database_url, row_factory=dict_row) as connection:
@@ -208,6 +256,16 @@ def captures(stub_url: str, operations: Iterable[Operation]) -> dict[UUID, int]:
             ([operation.operation_id for operation in operations],),
         ).fetchall()
     return dict(rows)
+
+
+def sent_earlier(database_url: str, operation: Operation, ago: str) -> None:
+    """Makes the operation's first send so much older (an interval)."""
+    with psycopg.connect(database_url) as connection:
+        connection.execute(
+            "UPDATE operation SET first_send_time = first_send_time - %s::interval"
+            " WHERE operation_id = %s",
+            (ago, operation.operation_id),
+        )
 
 
 def error_of(result: Result) -> MeshError:

@@ -9,9 +9,8 @@ from typing import Any
 
 import grpc
 import grpc_testing
-from click.testing import Result
 from google.protobuf.message import Message
-from typer.testing import CliRunner
+from typer.testing import CliRunner, Result
 
 from mesh.errors import MeshError
 from mesh.status import trailing_metadata
@@ -57,7 +56,7 @@ class FakeMesh:
 
     def run(self, *arguments: str, env: dict[str, str] | None = None) -> Future[Result]:
         """Starts `paymesh …`; its result comes when the test has answered its calls."""
-        return self._pool.submit(CliRunner().invoke, app, list(arguments), env=env)
+        return self._pool.submit(lambda: CliRunner().invoke(app, list(arguments), env=env))
 
     def take(self, run: Future[Result], address: str, method: Any) -> TakenCall:
         """The next call to a method (its descriptor) at an address."""

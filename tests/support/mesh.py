@@ -109,9 +109,7 @@ class RunningMesh:
         """The payment as it rests, however long that takes."""
         return self.rested(self.pay(request).payment_id)
 
-    def rested(
-        self, payment_id: str, timeout_s: float = RESTS_WITHIN_S
-    ) -> payment_pb2.Payment:
+    def rested(self, payment_id: str, timeout_s: float = RESTS_WITHIN_S) -> payment_pb2.Payment:
         """The payment as soon as it is not PROCESSING any more."""
         found = self.get(payment_id)
 
@@ -127,12 +125,12 @@ class RunningMesh:
         """For each order, the amounts that the stub really captured, by its own truth."""
         rows = self.ask(
             "psp_stub",
-            "SELECT order_id, amount_minor FROM truth WHERE state = 'CAPTURED'"
-            " AND order_id = ANY (%s::uuid[]) ORDER BY amount_minor",
+            "SELECT replace(order_id::text, '-', ''), amount_minor FROM truth"
+            " WHERE state = 'CAPTURED' AND order_id = ANY (%s::uuid[])",
             [order.order_id for order in payment.orders],
         )
         return [
-            [amount for order_id, amount in rows if order_id.hex == order.order_id]
+            [int(str(amount)) for order_id, amount in rows if order_id == order.order_id]
             for order in payment.orders
         ]
 
@@ -153,11 +151,11 @@ class RunningMesh:
 
 @contextmanager
 def started(
-    data_dir: Path, *, postgres: PostgresServer | None = None, **settings: object
+    data_dir: Path, *, postgres: PostgresServer | None, **settings: object
 ) -> Iterator[RunningMesh]:
     """A mesh with SETTINGS and these; its databases are dropped at the end.
 
-    postgres: on which it has databases of its own; by default it brings its own server.
+    postgres: on which it has databases of its own; None: it brings its own server.
     """
     supervisor = _start(data_dir, postgres, settings)
     running = RunningMesh(supervisor)
@@ -173,9 +171,10 @@ def started(
 @contextmanager
 def started_on(postgres: PostgresServer, **settings: object) -> Iterator[RunningMesh]:
     """The same in a temporary folder."""
-    with open_folder(in_memory=True) as folder, started(
-        folder / "mesh", postgres=postgres, **settings
-    ) as running:
+    with (
+        open_folder(in_memory=True) as folder,
+        started(folder / "mesh", postgres=postgres, **settings) as running,
+    ):
         yield running
 
 
@@ -209,9 +208,7 @@ def eventually(condition: Callable[[], bool], timeout_s: float = RESTS_WITHIN_S)
         time.sleep(_POLL_S)
 
 
-def _start(
-    data_dir: Path, postgres: PostgresServer | None, settings: Mapping[str, object]
-) -> Mesh:
+def _start(data_dir: Path, postgres: PostgresServer | None, settings: Mapping[str, object]) -> Mesh:
     for attempt in range(1, _START_ATTEMPTS + 1):
         supervisor = Mesh(
             MeshConfig(

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Callable
 from dataclasses import dataclass, field
+from typing import cast
 
 import grpc
 from google.rpc import error_details_pb2, status_pb2
@@ -28,10 +29,11 @@ class Refusal:
 
 def refusal_of(error: grpc.RpcError) -> Refusal:
     """The refusal that a call ended with."""
-    assert isinstance(error, grpc.Call)
-    trailers = dict(error.trailing_metadata() or ())
+    # What a synchronous client raises is both; the two declare `details` differently.
+    call = cast("grpc.Call", error)
+    trailers = {str(key): value for key, value in call.trailing_metadata() or ()}
     status = status_pb2.Status()
-    status.ParseFromString(bytes(trailers.get(_DETAILS_KEY, b"")))
+    status.ParseFromString(cast("bytes", trailers.get(_DETAILS_KEY, b"")))
     info = error_details_pb2.ErrorInfo()
     bad = error_details_pb2.BadRequest()
     retry = error_details_pb2.RetryInfo()
@@ -41,11 +43,11 @@ def refusal_of(error: grpc.RpcError) -> Refusal:
         detail.Unpack(bad)
         detail.Unpack(retry)
     if status.details:
-        assert status.code == error.code().value[0], "code and details contradict each other"
-        assert status.message == error.details(), "message and details contradict each other"
+        assert status.code == call.code().value[0], "code and details contradict each other"
+        assert status.message == call.details(), "message and details contradict each other"
     return Refusal(
-        code=error.code().name,
-        message=error.details() or "",
+        code=call.code().name,
+        message=call.details() or "",
         reason=info.reason,
         domain=info.domain,
         metadata=dict(info.metadata),
@@ -53,7 +55,7 @@ def refusal_of(error: grpc.RpcError) -> Refusal:
         retry_after_s=(
             retry.retry_delay.ToMilliseconds() / 1000 if retry.HasField("retry_delay") else None
         ),
-        everything=f"{error!r} {error.details()} {trailers} {info} {bad}",
+        everything=f"{error!r} {call.details()} {trailers} {info} {bad}",
     )
 
 

@@ -15,7 +15,8 @@ from typing import NamedTuple, TypeAlias
 import psycopg
 from paymesh.payment.v1 import payment_pb2 as pb
 
-from tests.support.truth_sql import INVARIANTS, TABLES, UNSETTLED
+from tests.support.truth_sql import INVARIANTS, UNSETTLED
+from tests.support.truth_tables import TABLES
 
 Connections: TypeAlias = Mapping[str, "psycopg.Connection[tuple[object, ...]]"]
 """Service → a session in its database; "admin" → one to work in."""
@@ -38,9 +39,7 @@ def open_books(databases: Mapping[str, str]) -> Iterator[Connections]:
         }
 
 
-def problems_of(
-    databases: Mapping[str, str], told: Iterable[pb.Payment] = ()
-) -> list[Problem]:
+def problems_of(databases: Mapping[str, str], told: Iterable[pb.Payment] = ()) -> list[Problem]:
     """What breaks the invariants. told: payments as callers were told of them, see I5."""
     with open_books(databases) as books:
         return find_problems(books, told)

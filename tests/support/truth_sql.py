@@ -1,4 +1,4 @@
-"""The tables and invariants of truth.py. An invariant gives (name, id, what is wrong).
+"""The invariants of truth.py, over the tables of truth_tables.py. Each gives (name, id, what).
 
 I1 journals sum to zero. I2 an order is captured, credited and booked at most once. I3 an
 order is SUCCEEDED exactly if the PSP captured what was asked and all of it is booked. I4
@@ -9,93 +9,9 @@ I7 everything comes to rest. I8 a payment's state follows from those of its orde
 
 from __future__ import annotations
 
-from typing import NamedTuple
-
 from paymesh.ledger.v1 import ledger_service_pb2 as ledger
 from paymesh.payment.v1 import payment_pb2 as pb
 from paymesh.wallet.v1 import wallet_service_pb2 as wallet
-
-
-class Table(NamedTuple):
-    """A temporary table, and the query in a service's database that fills it."""
-
-    name: str
-    columns: str
-    service: str
-    query: str
-
-
-TABLES = (
-    Table(
-        "payment",
-        "payment_id uuid, state int, orders int",
-        "payment",
-        "SELECT payment_id, state, orders FROM payment",
-    ),
-    Table(
-        "ordered",
-        "order_id uuid, payment_id uuid, seller text, currency text, amount numeric,"
-        " commission numeric, state int, captured numeric",
-        "payment",
-        "SELECT order_id, payment_id, seller_id, currency_code, amount_minor, commission_minor,"
-        " state, captured_minor FROM payment_order",
-    ),
-    Table(
-        "operation",
-        "operation_id uuid, order_id uuid, amount numeric, state int, reference text",
-        "payment",
-        "SELECT o.operation_id, q.order_id, o.amount_minor, o.state, o.psp_reference"
-        " FROM operation o JOIN payment_order q USING (payment_id, position)",
-    ),
-    Table(
-        "executed",
-        "operation_id uuid, order_id uuid, currency text, amount numeric, state int,"
-        " captured numeric, captured_currency text, fee numeric, reference text, psp_key text",
-        "executor",
-        "SELECT operation_id, order_id, currency, amount_minor, state, captured_minor,"
-        " captured_currency, fee_minor, psp_reference, replace(psp_key::text, '-', '')"
-        " FROM operation",
-    ),
-    Table(
-        "charged",
-        "psp_key text, operation_id uuid, order_id uuid, reference text, amount numeric,"
-        " currency text, fee numeric, state text",
-        "psp_stub",
-        "SELECT idempotency_key, operation_id, order_id, psp_reference, amount_minor, currency,"
-        " fee_minor, state FROM truth",
-    ),
-    Table(
-        "movement",
-        "movement_id uuid, operation_id uuid, order_id uuid, kind int, seller text, currency text,"
-        " amount numeric, pending numeric, available numeric, debt numeric",
-        "wallet",
-        "SELECT movement_id, operation_id, order_id, kind, seller_id, currency, amount_minor,"
-        " pending_minor, available_minor, debt_minor FROM movement",
-    ),
-    Table(
-        "balance",
-        "seller text, currency text, pending numeric, available numeric, reserved numeric,"
-        " debt numeric",
-        "wallet",
-        "SELECT seller_id, currency, pending_minor, available_minor, reserved_minor, debt_minor"
-        " FROM balance",
-    ),
-    Table(
-        "journal",
-        "journal_id uuid, operation_id uuid, order_id uuid, kind int, lines int",
-        "ledger",
-        "SELECT journal_id, operation_id, order_id, kind, line_count FROM journal",
-    ),
-    Table(
-        "entry",
-        "journal_id uuid, account int, owner text, source text, currency text, direction int,"
-        " amount numeric",
-        "ledger",
-        "SELECT journal_id, account_kind, owner_id, source, currency, direction, amount_minor"
-        " FROM entry",
-    ),
-    Table("told", "payment_id uuid, order_id uuid, state int, currency text, amount numeric", "", ""),
-)
 
 _SUCCEEDED = pb.ORDER_STATE_SUCCEEDED
 _PARKED = pb.ORDER_STATE_PARKED
@@ -354,7 +270,7 @@ _PROMISES = [
     FROM charged WHERE amount < 0 OR fee NOT BETWEEN 0 AND amount
     """,
     """
-    SELECT 'I8', payment_id, 'the payment is in state ' || p.state || ', its orders give ' || derived
+    SELECT 'I8', payment_id, 'in state ' || p.state || ', and its orders give ' || derived
     FROM payment p JOIN (
       SELECT payment_id, count(*) AS orders, CASE
         WHEN bool_or(state IN ({open})) THEN {payment_processing}

@@ -7,7 +7,7 @@ import os
 import signal
 import subprocess
 import sys
-from collections.abc import Mapping
+from collections.abc import Callable, Mapping
 from pathlib import Path
 from typing import Any, Self
 
@@ -19,7 +19,7 @@ _RUN_TIMEOUT_S = 50
 
 
 class UpProcess:
-    """`paymesh up --json`; as a context, killed in the end at the latest."""
+    """`paymesh up`; as a context, killed in the end at the latest."""
 
     def __init__(
         self,
@@ -27,6 +27,7 @@ class UpProcess:
         *,
         port_base: int | None = None,
         environment: Mapping[str, str] | None = None,
+        as_json: bool = True,
     ) -> None:
         self.port_base = free_port_base() if port_base is None else port_base
         self.lines: list[str] = []
@@ -34,8 +35,8 @@ class UpProcess:
         self.process = subprocess.Popen(
             [
                 *PAYMESH,
-                *("up", "--json", "--data-dir", str(data_dir)),
-                *("--port-base", str(self.port_base)),
+                *("up", "--data-dir", str(data_dir), "--port-base", str(self.port_base)),
+                *(("--json",) if as_json else ()),
             ],
             env=clean_environment() | dict(environment or {}),
             stdout=subprocess.PIPE,
@@ -51,15 +52,25 @@ class UpProcess:
         """Waits until it says something with `text` in it."""
         self.wait_for(lambda event: text in event.get("text", ""))
 
-    def wait_for(self, wanted: Any) -> dict[str, Any]:
+    def wait_for(self, wanted: Callable[[dict[str, Any]], bool]) -> dict[str, Any]:
         """Its next event for which `wanted` holds; fails if it ends before."""
-        assert self.process.stdout is not None
-        for line in self.process.stdout:
-            self.lines.append(line)
-            event: dict[str, Any] = json.loads(line) if line.startswith("{") else {"event": ""}
+        while True:
+            event: dict[str, Any] = json.loads(self._read_line())
             if wanted(event):
                 return event
-        raise AssertionError(f"it ended ({self.process.wait()}): {self.lines}")
+
+    def read_until(self, start: str) -> list[str]:
+        """All lines up to the one that starts so; fails if it ends before."""
+        while not self._read_line().startswith(start):
+            pass
+        return self.lines
+
+    def _read_line(self) -> str:
+        assert self.process.stdout is not None
+        line = self.process.stdout.readline()
+        assert line, f"it ended ({self.process.wait()}): {self.lines}"
+        self.lines.append(line)
+        return line
 
     def family(self) -> list[int]:
         """All processes below it, such as the services and PostgreSQL's sessions."""
@@ -74,6 +85,13 @@ class UpProcess:
             if package in Path(f"/proc/{pid}/cmdline").read_text().split("\0"):
                 return pid
         raise AssertionError(f"{package} does not run")
+
+    def postgres_pid(self) -> int:
+        """The process of its PostgreSQL, which has all others of it as children."""
+        for pid in children(self.process.pid):
+            if Path(f"/proc/{pid}/comm").read_text().strip() == "postgres":
+                return pid
+        raise AssertionError("PostgreSQL does not run")
 
     def send(self, number: signal.Signals) -> None:
         """Sends it a signal."""

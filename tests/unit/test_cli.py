@@ -10,12 +10,11 @@ from uuid import UUID
 
 import grpc
 import pytest
-from click.testing import Result
 from paymesh.common.v1.money_pb2 import Money
 from paymesh.ledger.v1 import ledger_service_pb2 as ledger_pb
 from paymesh.payment.v1 import payment_pb2, payment_service_pb2
 from paymesh.wallet.v1 import wallet_service_pb2 as wallet_pb
-from typer.testing import CliRunner
+from typer.testing import CliRunner, Result
 
 from mesh.errors import MeshError, Reason, Violation, dependency_down, outcome_unknown
 from paymeshctl import client
@@ -216,6 +215,7 @@ def test_a_refusal_as_json(mesh: FakeMesh) -> None:
     [
         (dependency_down("the database"), grpc.StatusCode.UNAVAILABLE, 3, False),
         (outcome_unknown("it was stored"), grpc.StatusCode.ABORTED, 4, True),
+        (MeshError(Reason.INTERNAL, "a bug"), grpc.StatusCode.INTERNAL, 4, True),
         (
             MeshError(Reason.OVERLOADED, "too much", retry_delay_s=1.5),
             grpc.StatusCode.RESOURCE_EXHAUSTED,

@@ -210,9 +210,19 @@ def test_entries_written_twice_are_refused(writer: Connection) -> None:
         writer.execute(only(DEBIT, CREDIT), {"id": journal_id})
 
 
-def test_another_time_than_the_journals_is_refused(superuser: Connection) -> None:
+def test_a_gap_between_the_lines_is_refused(writer: Connection) -> None:
+    with pytest.raises(psycopg.errors.CheckViolation) as raised:
+        write(writer, DEBIT, CREDIT.replace("1,", "2,", 1), count=3)
+    assert raised.value.diag.constraint_name == "journal_complete"
+
+
+@pytest.mark.parametrize("times", [("2000-01-01", "now"), ("now", "2100-01-01")])
+def test_another_time_than_the_journals_is_refused(
+    superuser: Connection, times: tuple[str, str]
+) -> None:
+    first, second = ("paymesh_now()" if time == "now" else f"'{time}'" for time in times)
     statement = both(
-        DEBIT.replace("5)", "5, '2000-01-01')"), CREDIT.replace("5)", "5, '2000-01-01')")
+        DEBIT.replace("5)", f"5, {first})"), CREDIT.replace("5)", f"5, {second})")
     ).as_string()
     with pytest.raises(psycopg.errors.CheckViolation) as raised:
         superuser.execute(

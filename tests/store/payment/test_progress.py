@@ -8,7 +8,7 @@ from uuid import UUID
 
 import pytest
 
-from mesh.db import Database
+from mesh.db import BadData, Database
 from payment_svc import operations
 from payment_svc.domain import (
     Item,
@@ -68,7 +68,7 @@ async def test_progress_of_another_epoch_is_not_written(database: Database) -> N
 async def test_an_owner_that_is_wrong_about_the_state_writes_nothing(database: Database) -> None:
     (item,) = await accepted(database)
     item.state = S.UNKNOWN
-    with pytest.raises(ValueError, match=item.operation_id.hex):
+    with pytest.raises(BadData):
         await owned(database, progress(item, S.SUCCEEDED))
     item.state = S.PROCESSING
     assert await owned(database, progress(item, S.SUCCEEDED)) == [True]

@@ -14,7 +14,8 @@ from sqlalchemy.ext.asyncio import AsyncConnection
 
 from mesh.db import Database
 from mesh.errors import Code, MeshError, Reason
-from psp_stub.domain import Charge, DeclineCategory, State
+from psp_stub import store
+from psp_stub.domain import Charge, DeclineCategory, FeeSchedule, State, decide
 from psp_stub.operations import Operations
 from tests.store.psp_stub.conftest import make_operations
 from tests.support.postgres import PostgresServer
@@ -136,14 +137,14 @@ async def test_silent(operations: Operations, psp_url: str) -> None:
 async def test_pending(
     database: Database, psp_url: str, token: str, final: State, taken: tuple[object, ...]
 ) -> None:
-    operations = make_operations(database, pending_s=0.3)
+    operations = make_operations(database, pending_s=1.0)
     ask = new_ask(token)
     (answer,) = await operations.charge([ask])
     pending = charge_of(answer)
     assert (pending.state, pending.captured_minor, pending.decline) == (State.PENDING, 0, None)
     assert truth(psp_url, ask) == [("PENDING", 0, 0)]
     assert await operations.look_up([ask.idempotency_key]) == {ask.idempotency_key: pending}
-    await asyncio.sleep(0.4)
+    await asyncio.sleep(1.1)
     assert truth(psp_url, ask) == [taken]
     found = await operations.look_up([ask.idempotency_key])
     assert found[ask.idempotency_key].state is final
@@ -201,10 +202,10 @@ async def test_one_key_in_concurrent_transactions(operations: Operations, psp_ur
 
 
 async def test_a_forgotten_key_is_a_new_charge(database: Database, psp_url: str) -> None:
-    operations = make_operations(database, key_memory_s=0.3)
+    operations = make_operations(database, key_memory_s=0.8)
     asks = [new_ask(), new_ask("tok_unavailable_twice"), new_ask("tok_error_captured")]
     await operations.charge(asks)
-    await asyncio.sleep(0.4)
+    await asyncio.sleep(0.9)
     assert await operations.look_up([ask.idempotency_key for ask in asks]) == {}
     # Also the calls were forgotten, and that the key ever had other fields.
     asks[0] = asks[0]._replace(amount_minor=5_000)
@@ -223,12 +224,12 @@ async def test_a_forgotten_key_is_a_new_charge(database: Database, psp_url: str)
 
 
 async def test_memory_counts_from_the_first_call(database: Database) -> None:
-    operations = make_operations(database, key_memory_s=0.5)
+    operations = make_operations(database, key_memory_s=1.5)
     ask = new_ask()
     first = await operations.charge([ask])
-    await asyncio.sleep(0.3)
+    await asyncio.sleep(0.5)
     assert await operations.charge([ask]) == first
-    await asyncio.sleep(0.3)
+    await asyncio.sleep(1.1)
     assert await operations.look_up([ask.idempotency_key]) == {}
     assert await operations.charge([ask]) != first
 

@@ -220,6 +220,27 @@ async def test_concurrent_lists_with_the_same_sellers_and_keys(
     assert_balances_are_proven(wallet_url)
 
 
+async def test_concurrent_lists_with_other_keys_and_the_same_sellers(
+    wallet_url: str, databases: dict[str, str]
+) -> None:
+    """No list waits for another's keys, so that all are at the balances together."""
+    sellers = [new_seller() for _ in range(40)]
+    chance = random.Random(6)
+    database = Database(wallet_url, application_name="test-8", pool_size=8)
+    deadlocks = _deadlocks(databases)
+    for _ in range(12):
+        lists = [
+            [new_movement(seller_id=seller) for seller in chance.sample(sellers, len(sellers))]
+            for _ in range(8)
+        ]
+        await asyncio.gather(*(apply_movements(database, movements) for movements in lists))
+    for seller in sellers:
+        assert await pending(database, seller) == {"EUR": 12 * 8 * 90}
+    await database.close()
+    assert _deadlocks(databases) == deadlocks
+    assert_balances_are_proven(wallet_url)
+
+
 def _deadlocks(databases: dict[str, str]) -> object:
     with psycopg.connect(superuser_url(databases, "wallet")) as connection:
         return connection.execute(

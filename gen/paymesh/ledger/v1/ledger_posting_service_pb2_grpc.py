@@ -51,8 +51,9 @@ class LedgerPostingServiceServicer:
         commit.
 
         Idempotent on (operation_id, revision): an event that is booked answers with
-        its journals. Errors belong to items: INVALID_ARGUMENT / VALIDATION_FAILED,
-        UNBALANCED; ALREADY_EXISTS / OPERATION_CONFLICT (booked with other amounts).
+        its journals. Errors belong to items: INVALID_ARGUMENT / VALIDATION_FAILED
+        (also for amounts that do not add up), ALREADY_EXISTS / OPERATION_CONFLICT
+        (booked with other amounts).
         An error of the call says nothing about any item: call again.
         """
         context.set_code(grpc.StatusCode.UNIMPLEMENTED)

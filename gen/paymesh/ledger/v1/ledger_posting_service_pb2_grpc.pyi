@@ -38,8 +38,9 @@ class LedgerPostingServiceStub:
     commit.
 
     Idempotent on (operation_id, revision): an event that is booked answers with
-    its journals. Errors belong to items: INVALID_ARGUMENT / VALIDATION_FAILED,
-    UNBALANCED; ALREADY_EXISTS / OPERATION_CONFLICT (booked with other amounts).
+    its journals. Errors belong to items: INVALID_ARGUMENT / VALIDATION_FAILED
+    (also for amounts that do not add up), ALREADY_EXISTS / OPERATION_CONFLICT
+    (booked with other amounts).
     An error of the call says nothing about any item: call again.
     """
 
@@ -53,8 +54,9 @@ class LedgerPostingServiceAsyncStub(LedgerPostingServiceStub):
     commit.
 
     Idempotent on (operation_id, revision): an event that is booked answers with
-    its journals. Errors belong to items: INVALID_ARGUMENT / VALIDATION_FAILED,
-    UNBALANCED; ALREADY_EXISTS / OPERATION_CONFLICT (booked with other amounts).
+    its journals. Errors belong to items: INVALID_ARGUMENT / VALIDATION_FAILED
+    (also for amounts that do not add up), ALREADY_EXISTS / OPERATION_CONFLICT
+    (booked with other amounts).
     An error of the call says nothing about any item: call again.
     """
 
@@ -71,8 +73,9 @@ class LedgerPostingServiceServicer(metaclass=_abc_1.ABCMeta):
         commit.
 
         Idempotent on (operation_id, revision): an event that is booked answers with
-        its journals. Errors belong to items: INVALID_ARGUMENT / VALIDATION_FAILED,
-        UNBALANCED; ALREADY_EXISTS / OPERATION_CONFLICT (booked with other amounts).
+        its journals. Errors belong to items: INVALID_ARGUMENT / VALIDATION_FAILED
+        (also for amounts that do not add up), ALREADY_EXISTS / OPERATION_CONFLICT
+        (booked with other amounts).
         An error of the call says nothing about any item: call again.
         """
 

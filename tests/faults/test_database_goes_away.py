@@ -1,0 +1,178 @@
+"""The database dies, hangs in COMMIT and drops connections under load; the services live on."""
+
+from __future__ import annotations
+
+import os
+import signal
+import time
+from collections.abc import Callable, Iterator
+
+import psycopg
+import pytest
+from paymesh.ledger.v1 import ledger_service_pb2 as ledger_pb
+from paymesh.payment.v1 import payment_service_pb2 as service_pb
+from paymesh.wallet.v1 import wallet_service_pb2 as wallet_pb
+
+from tests.support.folders import open_folder
+from tests.support.load import SHORT_WAITS, Load, strange_ends, without_payment
+from tests.support.mesh import RunningMesh, eventually, started
+from tests.support.refusals import refused
+from tests.support.truth import problems_of, unsettled
+
+RESTS_WITHIN_S = 30.0
+MAY_BE_TOLD = {
+    ("UNAVAILABLE", "DEPENDENCY_DOWN"),
+    ("ABORTED", "OUTCOME_UNKNOWN"),
+}
+"""What a caller hears of a mesh whose database is away, when it is accepted or not."""
+
+
+@pytest.fixture(scope="module")
+def mesh() -> Iterator[RunningMesh]:
+    """A mesh on a PostgreSQL of its own, which can be killed."""
+    with (
+        open_folder(in_memory=True) as folder,
+        started(folder / "mesh", postgres=None, **SHORT_WAITS) as running,
+    ):
+        yield running
+
+
+@pytest.mark.timeout(120)
+def test_killed_under_load(mesh: RunningMesh) -> None:
+    pids = mesh.pids()
+
+    with Load(mesh, repeat=False) as load:
+        load.wait_for(40)
+        _kill_postgres(mesh)
+        time.sleep(1.0)
+        _start_postgres(mesh)
+        load.wait_for(40)
+
+    assert load.refusals()["UNAVAILABLE", "DEPENDENCY_DOWN"] > 0
+    _all_is_well(mesh, load, pids)
+
+
+@pytest.mark.timeout(120)
+def test_reads_say_so_and_heal(mesh: RunningMesh) -> None:
+    account = ledger_pb.Account(kind=ledger_pb.ACCOUNT_KIND_COMMISSION_REVENUE)
+    reads: list[Callable[[], object]] = [
+        lambda: mesh.payments.GetPayment(service_pb.GetPaymentRequest(payment_id="0" * 32)),
+        lambda: mesh.payments.ListPayments(service_pb.ListPaymentsRequest()),
+        lambda: mesh.wallets.GetWallet(wallet_pb.GetWalletRequest(seller_id="a")),
+        lambda: mesh.wallets.ListMovements(wallet_pb.ListMovementsRequest(seller_id="a")),
+        lambda: mesh.ledger.GetBalance(
+            ledger_pb.GetBalanceRequest(account=account, currency_code="EUR")
+        ),
+        lambda: mesh.ledger.GetTrialBalance(ledger_pb.GetTrialBalanceRequest()),
+        lambda: mesh.ledger.ListJournals(ledger_pb.ListJournalsRequest(order_id="0" * 32)),
+    ]
+    _kill_postgres(mesh)
+    try:
+        for read in reads:
+            started_at = time.monotonic()
+            refusal = refused(read)
+            assert (refusal.code, refusal.reason) == ("UNAVAILABLE", "DEPENDENCY_DOWN")
+            assert refusal.domain == "paymesh"
+            assert "postgresql://" not in refusal.everything
+            assert time.monotonic() - started_at < 5
+    finally:
+        _start_postgres(mesh)
+
+    for read in reads[1:]:
+        read()
+
+
+@pytest.mark.timeout(120)
+def test_connections_are_cut_under_load(mesh: RunningMesh) -> None:
+    pids = mesh.pids()
+
+    with Load(mesh, repeat=False) as load:
+        for _ in range(12):
+            load.wait_for(8)
+            _cut_connections(mesh)
+        load.wait_for(20)
+
+    _all_is_well(mesh, load, pids)
+
+
+@pytest.mark.timeout(120)
+def test_commits_whose_answers_are_lost(mesh: RunningMesh) -> None:
+    """COMMIT hangs for want of a standby, and the connection is cut: it is committed."""
+    pids = mesh.pids()
+
+    with Load(mesh, repeat=False) as load:
+        for _ in range(4):
+            load.wait_for(10)
+            _configure(mesh, "SET synchronous_standby_names = 'ghost'")
+            eventually(lambda: _hanging(mesh) > 0)
+            time.sleep(0.1)
+            _cut_connections(mesh)
+            _configure(mesh, "RESET synchronous_standby_names")
+        load.wait_for(20)
+
+    assert load.refusals()["ABORTED", "OUTCOME_UNKNOWN"] > 0
+    _all_is_well(mesh, load, pids)
+
+
+def _all_is_well(mesh: RunningMesh, load: Load, pids: dict[str, int]) -> None:
+    """No service was started again, what was told is true, and all books agree."""
+    assert mesh.pids() == pids
+    assert load.surprises == []
+    assert set(load.refusals()) <= MAY_BE_TOLD
+    refused_ids = without_payment(load.told)
+    assert (
+        mesh.count(
+            "payment",
+            "SELECT count(*) FROM payment WHERE request_id = ANY (%s::text[])",
+            refused_ids,
+        )
+        == 0
+    ), "a caller was told that nothing was accepted"
+    for told in load.told:
+        if not told.payments:
+            told.payments.append(mesh.pay(told.request))
+    eventually(lambda: not unsettled(mesh.databases), RESTS_WITHIN_S)
+    assert strange_ends(mesh) == []
+    assert problems_of(mesh.databases, load.acknowledged()) == []
+
+
+def _kill_postgres(mesh: RunningMesh) -> None:
+    pid = mesh.supervisor.postgres_pid
+    assert pid is not None
+    os.kill(pid, signal.SIGKILL)
+    eventually(lambda: mesh.supervisor.postgres_pid is None)
+
+
+def _start_postgres(mesh: RunningMesh) -> None:
+    """The supervisor does that by itself, when it is polled."""
+
+    def serves() -> bool:
+        mesh.supervisor.poll()
+        return mesh.supervisor.postgres_pid is not None
+
+    eventually(serves)
+
+
+def _cut_connections(mesh: RunningMesh) -> None:
+    _admin(
+        mesh,
+        "SELECT pg_terminate_backend(pid) FROM pg_stat_activity"
+        " WHERE backend_type = 'client backend' AND pid <> pg_backend_pid()"
+        " AND usename LIKE '%\\_app'",
+    )
+
+
+def _hanging(mesh: RunningMesh) -> int:
+    return mesh.count("admin", "SELECT count(*) FROM pg_stat_activity WHERE wait_event = 'SyncRep'")
+
+
+def _configure(mesh: RunningMesh, change: str) -> None:
+    _admin(mesh, f"ALTER SYSTEM {change}")
+    _admin(mesh, "SELECT pg_reload_conf()")
+
+
+def _admin(mesh: RunningMesh, statement: str) -> None:
+    with psycopg.connect(mesh.databases["admin"], autocommit=True) as connection:
+        # Ours must not wait for a standby.
+        connection.execute("SET synchronous_commit = local")
+        connection.execute(statement.encode())

@@ -1,0 +1,115 @@
+"""Under load each service is killed and started again, and all books say the same afterwards."""
+
+from __future__ import annotations
+
+import random
+import time
+
+import pytest
+from paymesh.payment.v1 import payment_pb2 as pb
+
+from tests.support.load import Load, strange_ends
+from tests.support.mesh import SERVICES, RunningMesh, eventually
+from tests.support.truth import problems_of, unsettled
+
+RESTS_WITHIN_S = 30.0
+"""T of the promise that everything comes to rest after the faults, on a busy machine."""
+
+
+@pytest.mark.timeout(120)
+@pytest.mark.parametrize("service", SERVICES)
+def test_killed_under_load(mesh: RunningMesh, service: str) -> None:
+    pids = mesh.pids()
+
+    with Load(mesh) as load:
+        load.wait_for(40)
+        mesh.supervisor.kill(service)
+        killed_at = _database_time(mesh)
+        time.sleep(0.3)
+        mesh.supervisor.restart(service)
+        load.wait_for(80)
+
+    assert {name for name, pid in mesh.pids().items() if pid != pids[name]} == {service}
+    assert _under_way(mesh, killed_at), "the fault hit nothing"
+    _all_is_well(mesh, load)
+
+
+@pytest.mark.timeout(120)
+def test_killed_again_while_it_recovers(mesh: RunningMesh) -> None:
+    with Load(mesh) as load:
+        load.wait_for(20)
+        for _ in range(3):
+            mesh.supervisor.restart("payment")
+            time.sleep(0.3)
+        load.wait_for(20)
+
+    _all_is_well(mesh, load)
+
+
+@pytest.mark.timeout(120)
+def test_all_are_killed_at_once(mesh: RunningMesh) -> None:
+    with Load(mesh) as load:
+        load.wait_for(40)
+        for service in SERVICES:
+            mesh.supervisor.kill(service)
+        for service in reversed(SERVICES):
+            mesh.supervisor.restart(service)
+        load.wait_for(40)
+
+    _all_is_well(mesh, load)
+
+
+@pytest.mark.slow
+@pytest.mark.timeout(400)
+@pytest.mark.parametrize("seed", range(3))
+def test_killed_at_random_for_a_minute(mesh: RunningMesh, seed: int) -> None:
+    chance = random.Random(seed)
+    until = time.monotonic() + 60
+
+    with Load(mesh, callers=16, pause_s=0.02, seed=seed) as load:
+        while time.monotonic() < until:
+            time.sleep(chance.uniform(0.1, 2.0))
+            victims = chance.sample(SERVICES, chance.choice((1, 1, 1, 2, 3)))
+            for service in victims:
+                mesh.supervisor.kill(service)
+            time.sleep(chance.choice((0.0, 0.1, 1.5)))
+            for service in victims:
+                mesh.supervisor.restart(service)
+        load.wait_for(40)
+
+    _all_is_well(mesh, load)
+
+
+def _all_is_well(mesh: RunningMesh, load: Load) -> None:
+    """Everything acknowledged came to its end, once, and all books agree."""
+    assert load.surprises == []
+    assert all(told.payments for told in load.told)
+    eventually(lambda: not unsettled(mesh.databases), RESTS_WITHIN_S)
+    assert strange_ends(mesh) == []
+    assert problems_of(mesh.databases, load.acknowledged()) == []
+    _repeats_say_the_same(mesh, load)
+
+
+def _repeats_say_the_same(mesh: RunningMesh, load: Load) -> None:
+    """Whoever asks again is told of the same payment, and nothing is captured for it."""
+    before = mesh.count("psp_stub", "SELECT count(*) FROM truth")
+    for told in load.told[:: max(1, len(load.told) // 20)]:
+        again = mesh.pay(told.request)
+        assert {again.payment_id} == {payment.payment_id for payment in told.payments}
+        assert again.state != pb.PAYMENT_STATE_PROCESSING
+    assert mesh.count("psp_stub", "SELECT count(*) FROM truth") == before
+
+
+def _database_time(mesh: RunningMesh) -> object:
+    ((now,),) = mesh.ask("payment", "SELECT now()")
+    return now
+
+
+def _under_way(mesh: RunningMesh, time: object) -> int:
+    """How many payments were under way at that time."""
+    return mesh.count(
+        "payment",
+        "SELECT count(*) FROM payment WHERE create_time < %s AND update_time > %s",
+        time,
+        time,
+    )

@@ -1,0 +1,1 @@
+"""The executor's table and transactions on a real PostgreSQL."""

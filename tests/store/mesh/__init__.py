@@ -1,0 +1,1 @@
+"""The wrapper for commits and reads, on a real PostgreSQL."""

@@ -1,0 +1,326 @@
+"""The three services that payment_svc calls, played by a test over real gRPC.
+
+Each keeps rows by key like the real one, and does as it is told: `executor.on(amount, …)`
+scripts the answers of the operations of one amount, the wallet and the ledger refuse, fail
+or hold. What they got and wrote is counted.
+"""
+
+from __future__ import annotations
+
+import asyncio
+from collections import Counter, defaultdict
+from collections.abc import AsyncIterator, Callable, Coroutine, Sequence
+from dataclasses import dataclass, field
+from typing import Any, Literal, TypeAlias
+
+import grpc
+from paymesh.executor.v1 import executor_service_pb2 as executor_pb
+from paymesh.executor.v1 import executor_service_pb2_grpc as executor_grpc
+from paymesh.ledger.v1 import ledger_posting_service_pb2 as ledger_pb
+from paymesh.ledger.v1 import ledger_posting_service_pb2_grpc as ledger_grpc
+from paymesh.payment.v1 import payment_pb2
+from paymesh.wallet.v1 import wallet_posting_service_pb2 as wallet_pb
+from paymesh.wallet.v1 import wallet_posting_service_pb2_grpc as wallet_grpc
+
+from mesh import ids
+from mesh.errors import MeshError, Reason
+from mesh.status import abort, to_status
+from tests.support.ports import free_port
+
+Context: TypeAlias = "grpc.aio.ServicerContext[Any, Any]"
+Step: TypeAlias = "Callable[[executor_pb.OperationItem], executor_pb.OperationOutcome] | None"
+"""What becomes of one asking of one operation; None is silence."""
+
+Break: TypeAlias = Literal["before_ack", "after_ack", "after_outcome"]
+
+SOURCE = "fake_psp"
+
+
+class Fake:
+    """A server on a port of its own, that can go away and come back there."""
+
+    def __init__(self, add: Callable[[Any, grpc.aio.Server], None]) -> None:
+        self._add = add
+        self._server: grpc.aio.Server | None = None
+        self.target = f"127.0.0.1:{free_port()}"
+
+    async def start(self) -> None:
+        """Serves, again on the same port."""
+        server = grpc.aio.server(options=[("grpc.so_reuseport", 0)])
+        self._add(self, server)
+        server.add_insecure_port(self.target)
+        await server.start()
+        self._server = server
+
+    async def stop(self) -> None:
+        """Goes away at once."""
+        if self._server is not None:
+            await self._server.stop(None)
+            self._server = None
+
+
+# --- the executor -------------------------------------------------------------------------
+
+
+def captured(item: executor_pb.OperationItem) -> executor_pb.OperationOutcome:
+    """The PSP took the money."""
+    return executor_pb.OperationOutcome(
+        operation_id=item.operation_id,
+        captured=executor_pb.Captured(
+            amount=item.amount,
+            psp_reference=f"psp-{item.operation_id[:8]}",
+            source=SOURCE,
+            evidence=payment_pb2.EVIDENCE_SOURCE_PSP_ANSWER,
+        ),
+    )
+
+
+def declined(item: executor_pb.OperationItem) -> executor_pb.OperationOutcome:
+    """The PSP refused."""
+    return executor_pb.OperationOutcome(
+        operation_id=item.operation_id,
+        declined=executor_pb.Declined(
+            category=payment_pb2.DECLINE_CATEGORY_INSUFFICIENT_FUNDS,
+            code="51",
+            evidence=payment_pb2.EVIDENCE_SOURCE_PSP_ANSWER,
+        ),
+    )
+
+
+def pending(item: executor_pb.OperationItem) -> executor_pb.OperationOutcome:
+    """The PSP will tell later."""
+    return executor_pb.OperationOutcome(
+        operation_id=item.operation_id, pending=executor_pb.Pending(psp_reference="psp-later")
+    )
+
+
+def unknown(item: executor_pb.OperationItem) -> executor_pb.OperationOutcome:
+    """Nobody knows."""
+    return executor_pb.OperationOutcome(
+        operation_id=item.operation_id, unknown=executor_pb.Unknown(detail="no answer")
+    )
+
+
+def parked(*, poll: bool, reason: str = "UNRESOLVED: nobody knows") -> Step:
+    """An operator has to look."""
+    return lambda item: executor_pb.OperationOutcome(
+        operation_id=item.operation_id,
+        parked=executor_pb.Parked(attention_reason=reason, poll=poll),
+    )
+
+
+def failed(error: MeshError) -> Step:
+    """The executor could not look at it."""
+    return lambda item: executor_pb.OperationOutcome(
+        operation_id=item.operation_id, error=to_status(error)
+    )
+
+
+@dataclass
+class _Script:
+    steps: Sequence[Step] = (captured,)
+    gate: asyncio.Event | None = None
+    times: int = 1
+
+
+@dataclass(eq=False)
+class _Stream:
+    out: asyncio.Queue[executor_pb.ExecuteResponse | None] = field(default_factory=asyncio.Queue)
+    tasks: set[asyncio.Task[None]] = field(default_factory=set)
+    lists: int = 0
+
+
+class FakeExecutor(Fake, executor_grpc.ExecutorServiceServicer):
+    """Captures everything at once, unless a script says otherwise."""
+
+    def __init__(self) -> None:
+        super().__init__(executor_grpc.add_ExecutorServiceServicer_to_server)
+        self._scripts: defaultdict[int, _Script] = defaultdict(_Script)
+        self.asked: Counter[str] = Counter()
+        """How often each operation came."""
+        self.captures: set[str] = set()
+        """The operations whose money was taken, like the executor's rows: once for ever."""
+        self.streams: list[_Stream] = []
+        self.opened = 0
+        self.acknowledging = asyncio.Event()
+        self.acknowledging.set()
+        self.breaks: list[Break] = []
+        """What cuts the stream of a list that comes, one entry a list."""
+
+    def on(
+        self, amount_minor: int, *steps: Step, gate: asyncio.Event | None = None, times: int = 1
+    ) -> None:
+        """Operations of this amount are answered step by step, the last one for ever.
+
+        gate: answers are held until it is set. times: each answer is told so often.
+        """
+        self._scripts[amount_minor] = _Script(steps or (captured,), gate, times)
+
+    async def cut(self) -> None:
+        """Breaks all streams that stand."""
+        for stream in self.streams:
+            stream.out.put_nowait(None)
+
+    async def Execute(
+        self, request_iterator: AsyncIterator[executor_pb.ExecuteRequest], context: Context
+    ) -> AsyncIterator[executor_pb.ExecuteResponse]:
+        stream = _Stream()
+        self.streams.append(stream)
+        self.opened += 1
+        reader = asyncio.create_task(self._read(request_iterator, stream))
+        try:
+            while (response := await stream.out.get()) is not None:
+                yield response
+            await context.abort(grpc.StatusCode.UNAVAILABLE, "cut by the test")
+        finally:
+            self.streams.remove(stream)
+            for task in (reader, *stream.tasks):
+                task.cancel()
+
+    async def _read(
+        self, requests: AsyncIterator[executor_pb.ExecuteRequest], stream: _Stream
+    ) -> None:
+        async for request in requests:
+            stream.lists += 1
+            cut = self.breaks.pop(0) if self.breaks else None
+            for item in request.operations:
+                self.asked[item.operation_id] += 1
+            if cut == "before_ack":
+                stream.out.put_nowait(None)
+                return
+            self._spawn(stream, self._take(request, stream, cut))
+
+    async def _take(
+        self, request: executor_pb.ExecuteRequest, stream: _Stream, cut: Break | None
+    ) -> None:
+        await self.acknowledging.wait()
+        stream.out.put_nowait(executor_pb.ExecuteResponse(committed_list_ids=[request.list_id]))
+        if cut == "after_ack":
+            stream.out.put_nowait(None)
+            return
+        for item in request.operations:
+            if cut == "after_outcome":
+                await self._answer(item, stream)
+                stream.out.put_nowait(None)
+                return
+            self._spawn(stream, self._answer(item, stream))
+
+    def _spawn(self, stream: _Stream, work: Coroutine[Any, Any, None]) -> None:
+        task = asyncio.create_task(work)
+        stream.tasks.add(task)
+        task.add_done_callback(stream.tasks.discard)
+
+    async def _answer(self, item: executor_pb.OperationItem, stream: _Stream) -> None:
+        script = self._scripts[item.amount.amount_minor]
+        step = script.steps[min(self.asked[item.operation_id], len(script.steps)) - 1]
+        if step is None:
+            return
+        outcome = step(item)
+        if outcome.WhichOneof("result") == "captured":
+            self.captures.add(item.operation_id)
+        if script.gate is not None:
+            await script.gate.wait()
+        for _ in range(script.times):
+            stream.out.put_nowait(executor_pb.ExecuteResponse(outcomes=[outcome]))
+
+
+# --- wallet and ledger --------------------------------------------------------------------
+
+
+class _Books(Fake):
+    """What the fake wallet and ledger have in common."""
+
+    def __init__(self, add: Callable[[Any, grpc.aio.Server], None]) -> None:
+        super().__init__(add)
+        self.rows: dict[str, Any] = {}
+        """What was written, by operation_id."""
+        self.calls = 0
+        self.items = 0
+        self.refuse: dict[str, MeshError] = {}
+        """seller_id → how each of its items is refused."""
+        self.fail: MeshError | None = None
+        """How each call fails, before anything is written."""
+        self.lose: int = 0
+        """So many calls write, and their answer is lost."""
+        self.gate = asyncio.Event()
+        self.gate.set()
+        self.cut_results = 0
+        """So many results are missing from each answer."""
+        self.empty_results = False
+        """Whether results say nothing."""
+
+    async def _called(self, context: Context) -> None:
+        self.calls += 1
+        await self.gate.wait()
+        if self.fail is not None:
+            await abort(context, self.fail)
+
+    async def _answered(self, context: Context) -> None:
+        if self.lose:
+            self.lose -= 1
+            await context.abort(grpc.StatusCode.DEADLINE_EXCEEDED, "lost by the test")
+
+    def _write(self, operation_id: str, seller_id: str, row: Any) -> MeshError | None:
+        self.items += 1
+        if seller_id in self.refuse:
+            return self.refuse[seller_id]
+        stored = self.rows.setdefault(operation_id, row)
+        if stored != row:
+            return MeshError(Reason.OPERATION_CONFLICT, "stored with other fields")
+        return None
+
+
+class FakeWallet(_Books, wallet_grpc.WalletPostingServiceServicer):
+    """Rows are (seller_id, amount_minor, currency_code)."""
+
+    def __init__(self) -> None:
+        super().__init__(wallet_grpc.add_WalletPostingServiceServicer_to_server)
+
+    async def ApplyMovements(
+        self, request: wallet_pb.ApplyMovementsRequest, context: Context
+    ) -> wallet_pb.ApplyMovementsResponse:
+        await self._called(context)
+        results = []
+        for item in request.movements:
+            row = (item.seller_id, item.amount.amount_minor, item.amount.currency_code)
+            error = self._write(item.operation_id, item.seller_id, row)
+            result = wallet_pb.MovementResult()
+            if error is not None:
+                result.error.CopyFrom(to_status(error))
+            elif not self.empty_results:
+                result.applied.pending_minor = item.amount.amount_minor
+            results.append(result)
+        await self._answered(context)
+        return wallet_pb.ApplyMovementsResponse(results=results[: len(results) - self.cut_results])
+
+
+class FakeLedger(_Books, ledger_grpc.LedgerPostingServiceServicer):
+    """Rows are (seller_id, captured_minor, seller_pending_minor, commission_minor, source)."""
+
+    def __init__(self) -> None:
+        super().__init__(ledger_grpc.add_LedgerPostingServiceServicer_to_server)
+
+    async def PostEvents(
+        self, request: ledger_pb.PostEventsRequest, context: Context
+    ) -> ledger_pb.PostEventsResponse:
+        await self._called(context)
+        results = []
+        for event in request.events:
+            capture = event.capture
+            row = (
+                capture.seller_id,
+                capture.captured.amount_minor,
+                capture.seller_pending_minor,
+                capture.commission_minor,
+                capture.source,
+            )
+            error = self._write(event.operation_id, capture.seller_id, row)
+            result = ledger_pb.PostEventResult()
+            if error is not None:
+                result.error.CopyFrom(to_status(error))
+            elif not self.empty_results:
+                journal = ids.journal_id("capture", ids.parse(event.operation_id))
+                result.posted.journal_ids.append(journal.hex)
+            results.append(result)
+        await self._answered(context)
+        return ledger_pb.PostEventsResponse(results=results[: len(results) - self.cut_results])
