@@ -13,6 +13,7 @@ import signal
 import sys
 import time
 from collections.abc import Iterable
+from dataclasses import replace
 from pathlib import Path
 
 from bench import report
@@ -52,7 +53,13 @@ def _run(running: Rig, options: argparse.Namespace, started: float) -> bool:
         f"{os.cpu_count()} processors, load average {os.getloadavg()[0]:.1f} before the start; "
         "where others work too, trust the ratios"
     )
-    size = Size(options.seconds, options.payments, options.rounds, options.wal_payments)
+    size = Size(
+        options.seconds,
+        options.payments,
+        options.rounds,
+        options.wal_fill,
+        options.wal_payments,
+    )
     program = find_pgbench()
     pgbench = None if program is None else Pgbench(program, running.server, options.scale)
     if pgbench is not None:
@@ -61,7 +68,7 @@ def _run(running: Rig, options: argparse.Namespace, started: float) -> bool:
     else:
         _say(ABSENT)
     _say("warming up …")
-    unary(running, Size(size.seconds, _WARM_UP_PAYMENTS, 1, 0), in_flight=IN_FLIGHT)
+    unary(running, replace(size, payments=_WARM_UP_PAYMENTS), in_flight=IN_FLIGHT)
     _say("one payment at a time …")
     alone = unary(running, size, in_flight=1)
     _say(f"{IN_FLIGHT} payments in flight, between rounds of pgbench …")
@@ -74,10 +81,10 @@ def _run(running: Rig, options: argparse.Namespace, started: float) -> bool:
     equations = check_books(running)
     for part in (
         report.unary_lines(alone, full),
-        report.commit_lines(full),
+        report.commit_lines(alone, full),
         report.pgbench_lines(full, options.scale),
         report.slow_lines(slow),
-        report.wal_lines(wal),
+        report.wal_lines(wal, size.wal_fill),
         report.book_lines(running, equations),
     ):
         _say_part(part)
@@ -94,18 +101,19 @@ def _options() -> argparse.Namespace:
         prog="python -m bench", description=__doc__, formatter_class=argparse.RawTextHelpFormatter
     )
     add = parser.add_argument
-    add("--seconds", type=_positive, help="of each round (8)")
+    add("--seconds", type=_positive, help="of each round (7)")
     add("--payments", type=_positive, default=100_000, help="at most in each round (100,000)")
     add("--rounds", type=_positive, help=f"of the mesh at {IN_FLIGHT} in flight (3)")
     add("--scale", type=_positive, help="of pgbench (50)")
-    add("--wal-payments", type=_positive, help="whose WAL is measured (3,000)")
+    add("--wal-fill", type=_positive, help="payments of each kind before that (2,000)")
+    add("--wal-payments", type=_positive, help="payments whose WAL is measured (2,000)")
     add("--place", type=Path, help="folder for the data, on the disk to measure (temporary)")
     add("--quick", action="store_true", help="shows that all works; figures mean little")
     add("--strict", action="store_true", help="exit with 1 if a mark is not reached")
     options = parser.parse_args()
-    usual, quick = (8, 3, 50, 3_000), (3, 1, 5, 500)
+    usual, quick = (7, 3, 50, 2_000, 2_000), (3, 1, 5, 500, 500)
     for name, value in zip(
-        ("seconds", "rounds", "scale", "wal_payments"),
+        ("seconds", "rounds", "scale", "wal_fill", "wal_payments"),
         quick if options.quick else usual,
         strict=True,
     ):

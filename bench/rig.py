@@ -9,7 +9,6 @@ import signal
 import subprocess
 import sys
 import tempfile
-import time
 from collections.abc import Iterator, Mapping
 from contextlib import contextmanager
 from dataclasses import dataclass
@@ -45,14 +44,15 @@ _GRACE_S = 45.0
 class Round:
     """A load and what it cost; everything but the load itself is for each payment.
 
-    processor_ms: by process. writers: transactions that wrote, on the whole server.
+    processor_ms: by process. commits: transactions that wrote, by service; empty if they
+    could not be counted.
     """
 
     load: LoadResult
     processor_ms: Mapping[str, float]
     generator_ms: float
     wal_bytes: float
-    writers: float
+    commits: Mapping[str, float]
 
     @property
     def mesh_ms(self) -> float:
@@ -83,7 +83,6 @@ class Rig:
         written = self.server.position()
         processor_s = processor_seconds(self._pids)
         load = self._generate(plan)
-        self.server.busy_until = time.monotonic()
         processor_after_s = processor_seconds(self._pids)
         written_after = self.server.position()
         self._count(load)
@@ -96,8 +95,11 @@ class Rig:
                 for name, before in processor_s.items()
             },
             generator_ms=load.processor_s * 1000 / load.payments,
-            wal_bytes=(written_after.wal - written.wal) / load.payments,
-            writers=(written_after.writers - written.writers) / load.payments,
+            wal_bytes=(written_after.at - written.at) / load.payments,
+            commits={
+                service: count / load.payments
+                for service, count in self.server.writers(written, written_after).items()
+            },
         )
 
     def _count(self, load: LoadResult) -> None:

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import statistics
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 
 from bench.pgbench import Pgbench
@@ -12,32 +12,35 @@ from bench.rig import SLOW_CARD_S, Rig, Round
 
 IN_FLIGHT = 256
 SLOW_SHARE = 0.1
-# Of what the mesh carries at most: cards that wait must not be measured as overload.
-OFFERED_SHARE = 1 / 3
+# Of what the mesh carries in long lists; the short ones of few payments cost more each.
+OFFERED_SHARE = 1 / 5
+# Bounds the time of a load that is given by its payments.
+_LEAST_PER_SECOND = 20
+_WAL_START_S = 10
 
 Say = Callable[[str], None]
 
 
 @dataclass(frozen=True)
 class Size:
-    """How much is measured. seconds: of one round; payments: at most in one round."""
+    """How much is measured. seconds: of one round; payments: at most in one round.
+
+    wal_fill, wal_payments: payments of a kind before, and in, the measurement of its WAL.
+    """
 
     seconds: int
     payments: int
     rounds: int
+    wal_fill: int
     wal_payments: int
 
 
 @dataclass(frozen=True)
 class Interleaved:
-    """Rounds of the mesh, each between two of pgbench (transactions a second; none: absent).
-
-    commits: for each payment, by service, over all rounds.
-    """
+    """Rounds of the mesh, each between two of pgbench (transactions a second; none: absent)."""
 
     mesh: Sequence[Round]
     pgbench: Sequence[float]
-    commits: Mapping[str, float]
 
     @property
     def ratio(self) -> float | None:
@@ -86,7 +89,6 @@ def unary(rig: Rig, size: Size, *, in_flight: int) -> Round:
 
 def interleaved(rig: Rig, pgbench: Pgbench | None, size: Size, say: Say) -> Interleaved:
     """pgbench, mesh, pgbench, mesh … pgbench: so that what the machine does hits both."""
-    before = rig.server.commits()
     mesh: list[Round] = []
     rates: list[float] = []
 
@@ -105,36 +107,35 @@ def interleaved(rig: Rig, pgbench: Pgbench | None, size: Size, say: Say) -> Inte
             f"processor time each, p50 {one.load.p50_ms:.0f} ms, p99 {one.load.p99_ms:.0f} ms"
         )
         compare()
-    payments = sum(one.load.payments for one in mesh)
-    after = rig.server.commits()
-    return Interleaved(
-        mesh, rates, {service: (after[service] - n) / payments for service, n in before.items()}
-    )
+    return Interleaved(mesh, rates)
 
 
 def slow_cards(rig: Rig, size: Size, most_per_second: float) -> SlowCards:
     """Payments begin by the clock, whatever became of those before.
 
-    So a slow card takes no place that a fast one would have had, and both runs are offered
-    the same. most_per_second: what the mesh carries, of which a part is offered.
+    So a slow card takes no place that a fast one would have had, and both kinds of run are
+    offered the same, at the same random moments. most_per_second: what the mesh carries, of
+    which a part is offered.
     """
     per_second = most_per_second * OFFERED_SHARE
     without: list[Round] = []
     among: list[Round] = []
-    for turn in range(min(2, size.rounds)):
-        for rounds, share in ((without, 0.0), (among, SLOW_SHARE)):
-            # Counted once as many slow cards are waiting as there will ever be.
-            ramp_s = SLOW_CARD_S + 0.5
-            plan = LoadPlan(
-                rig.target,
-                ramp_s + size.seconds,
-                size.payments,
-                per_second=per_second,
-                slow_share=share,
-                ramp_s=ramp_s,
-                seed=turn,
-            )
-            rounds.append(rig.measure(plan))
+
+    def offer(rounds: list[Round], slow_share: float, ramp_s: float) -> None:
+        plan = LoadPlan(
+            rig.target,
+            ramp_s + size.seconds,
+            size.payments,
+            per_second=per_second,
+            slow_share=slow_share,
+            ramp_s=ramp_s,
+        )
+        rounds.append(rig.measure(plan))
+
+    for _ in range(min(2, size.rounds)):
+        offer(without, 0.0, 1.0)
+        # Counted once as many slow cards are waiting as there will ever be.
+        offer(among, SLOW_SHARE, SLOW_CARD_S + 0.5)
     return SlowCards(per_second, without, among)
 
 
@@ -144,15 +145,15 @@ def wal_both_ways(rig: Rig, size: Size) -> dict[RequestIds, Round]:
     Each kind first fills, so that there are pages of its own to touch, and is measured
     after the next checkpoint, when the first touch of a page writes it out whole.
     """
+
+    def pay(kind: RequestIds, payments: int) -> Round:
+        seconds = _WAL_START_S + payments / _LEAST_PER_SECOND
+        return rig.measure(
+            LoadPlan(rig.target, seconds, payments, in_flight=IN_FLIGHT, request_ids=kind)
+        )
+
     found = {}
     for kind in RequestIds:
-        plan = LoadPlan(
-            rig.target,
-            3 * size.seconds,
-            size.wal_payments,
-            in_flight=IN_FLIGHT,
-            request_ids=kind,
-        )
-        rig.measure(plan)
-        found[kind] = rig.measure(plan)
+        pay(kind, size.wal_fill)
+        found[kind] = pay(kind, size.wal_payments)
     return found

@@ -2,8 +2,8 @@
 
 from __future__ import annotations
 
-import time
 from collections.abc import Mapping
+from contextlib import suppress
 from dataclasses import dataclass
 from types import TracebackType
 from typing import Self
@@ -13,20 +13,21 @@ from sqlalchemy import make_url
 
 from bench.problem import BenchError
 
-# A session reports its commits at the latest so long after it fell idle (PostgreSQL's
-# PGSTAT_IDLE_INTERVAL), with a little on top.
-_STATISTICS_DELAY_S = 10.5
 _STATEMENT_TIMEOUT_MS = 120_000
 
-_COMMITS = "SELECT xact_commit FROM pg_stat_database WHERE datname = %s"
+# The statistics' xact_commit counts what only reads as well, and comes seconds late.
+_WRITERS = """
+SELECT count(DISTINCT xid::text) FROM pg_get_wal_block_info(%s, %s, false)
+WHERE xid <> '0' AND reldatabase = (SELECT oid FROM pg_database WHERE datname = %s)
+"""
 
 
 @dataclass(frozen=True)
-class WritePosition:
-    """How much the whole server has written. wal: bytes; writers: transactions with writes."""
+class WalPosition:
+    """A place in the write-ahead log. lsn: PostgreSQL's name for it; at: in bytes."""
 
-    wal: int
-    writers: int
+    lsn: str
+    at: int
 
 
 class Server:
@@ -39,8 +40,11 @@ class Server:
             service: str(make_url(url).database) for service, url in database_urls.items()
         }
         self._session = self._connect("postgres")
-        self.busy_until = 0.0
-        """When the last load on the mesh ended, by time.monotonic()."""
+        self._can_read_wal = False
+        # An extension that comes with the server, but with some only as a package of its own.
+        with suppress(psycopg.errors.FeatureNotSupported, psycopg.errors.UndefinedFile):
+            self._session.execute("CREATE EXTENSION pg_walinspect")
+            self._can_read_wal = True
 
     def __enter__(self) -> Self:
         return self
@@ -57,25 +61,28 @@ class Server:
         """So that no round pays for pages that another one made dirty."""
         self._session.execute("CHECKPOINT")
 
-    def position(self) -> WritePosition:
-        """The server's position now; exact, unlike the statistics."""
+    def position(self) -> WalPosition:
+        """Where the write-ahead log of the whole server ends now."""
         row = self._session.execute(
-            "SELECT pg_current_wal_insert_lsn() - '0/0'::pg_lsn,"
-            " pg_snapshot_xmax(pg_current_snapshot())::text::bigint"
+            "SELECT lsn::text, lsn - '0/0'::pg_lsn FROM pg_current_wal_flush_lsn() AS lsn"
         ).fetchone()
-        return WritePosition(*_integers(row))
+        if row is None:
+            raise BenchError("the server has no position")
+        return WalPosition(str(row[0]), int(str(row[1])))
 
-    def commits(self) -> dict[str, int]:
-        """Commits so far by service, once its sessions have reported all of them.
+    def writers(self, since: WalPosition, until: WalPosition) -> dict[str, int]:
+        """By service, its transactions that wrote between two positions.
 
-        Waits for that, up to ten seconds after the last load. Transactions that only read
-        are rolled back by the services, and so are not among them.
+        Counted in the log itself, so exactly, and without those that only read. Empty if
+        this server cannot read its log.
         """
-        wait_s = self.busy_until + _STATISTICS_DELAY_S - time.monotonic()
-        time.sleep(max(0.0, wait_s))
+        if not self._can_read_wal:
+            return {}
         return {
-            service: _integers(self._session.execute(_COMMITS, (name,)).fetchone())[0]
-            for service, name in self._databases.items()
+            service: _integers(
+                self._session.execute(_WRITERS, (since.lsn, until.lsn, database)).fetchone()
+            )[0]
+            for service, database in self._databases.items()
         }
 
     def ask(self, service: str, question: str) -> list[int]:

@@ -53,6 +53,8 @@ def open_channel(
             ("grpc.max_receive_message_length", MAX_MESSAGE_BYTES),
             ("grpc.keepalive_time_ms", 30_000),
             ("grpc.keepalive_timeout_ms", 10_000),
+            # Without it a peer that is frozen, not gone, is waited for a minute longer.
+            ("grpc.http2.ping_timeout_ms", 10_000),
             # A standing stream may be silent for hours; by default pings stop after two.
             ("grpc.http2.max_pings_without_data", 0),
             # Services are never behind a proxy of the environment.

@@ -26,6 +26,7 @@ from sqlalchemy.exc import (
     DBAPIError,
     InterfaceError,
     InvalidatePoolError,
+    InvalidRequestError,
     OperationalError,
 )
 from sqlalchemy.exc import TimeoutError as PoolTimeoutError
@@ -245,6 +246,11 @@ class Database:
                 return result
         except PoolTimeoutError as error:
             raise Busy(name, error) from None
+        except InvalidRequestError as error:
+            if connected:
+                raise
+            # The pool gave up: its new connections were cut, too, before they were used.
+            raise _Lost(name, error) from None
         except DBAPIError as error:
             if mode is _Mode.ONE_WRITE and done[0]:
                 failed: CommitFailed = CommitUnknown(name, error)  # the write itself went well

@@ -15,6 +15,7 @@ from __future__ import annotations
 
 import hashlib
 import re
+from functools import lru_cache
 from uuid import UUID
 
 _DERIVATION = b"paymesh/1"
@@ -25,6 +26,9 @@ _LEAD_BITS = 48
 _HASH_BITS = 74
 _LOW_BITS = 62  # of the 74, those after the variant
 
+# Asked for twice within milliseconds: when an order is stored and when it is driven.
+_RECENT = 1024
+
 
 def payment_id(caller: str, request_id: str) -> UUID:
     """The payment that this caller's request makes, now or at any retry."""
@@ -34,11 +38,13 @@ def payment_id(caller: str, request_id: str) -> UUID:
     return _derive("payment", lead, caller, request_id)
 
 
+@lru_cache(maxsize=_RECENT)
 def order_id(payment: UUID, position: int) -> UUID:
     """The order at this position (from 0) of a payment."""
     return _derive("order", _lead(payment), payment.hex, str(position))
 
 
+@lru_cache(maxsize=_RECENT)
 def first_charge_id(order: UUID) -> UUID:
     """The operation that charges an order for the first time."""
     return _derive("charge", _lead(order), order.hex)

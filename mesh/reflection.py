@@ -11,14 +11,20 @@ from importlib import resources
 
 from google.protobuf import descriptor_pb2, duration_pb2
 from google.rpc import error_details_pb2
+from grpc_health.v1 import health_pb2
 from grpc_reflection.v1alpha import reflection_pb2
 from grpc_reflection.v1alpha.reflection import aio
 
 _Proto = descriptor_pb2.FileDescriptorProto
 
-# No message of ours has these as a field, but every refusal carries some of them, and a
-# client can show only what reflection describes to it.
-_ERROR_DETAILS = (error_details_pb2.DESCRIPTOR, duration_pb2.DESCRIPTOR)
+# What no file of ours describes and clients ask for all the same: the two services that
+# every server has, and the details that every refusal carries. Without comments.
+_GENERATED = (
+    health_pb2.DESCRIPTOR,
+    reflection_pb2.DESCRIPTOR,
+    error_details_pb2.DESCRIPTOR,
+    duration_pb2.DESCRIPTOR,
+)
 
 
 class Reflection(aio.ReflectionServicer):
@@ -29,8 +35,8 @@ class Reflection(aio.ReflectionServicer):
         super().__init__(service_names)
         raw = resources.files("paymesh").joinpath("descriptors.binpb").read_bytes()
         files = descriptor_pb2.FileDescriptorSet.FromString(raw)
-        details = [_Proto.FromString(file.serialized_pb) for file in _ERROR_DETAILS]
-        self._files = {file.name: file for file in (*details, *files.file)}
+        generated = [_Proto.FromString(file.serialized_pb) for file in _GENERATED]
+        self._files = {file.name: file for file in (*generated, *files.file)}
         self._file_of = {symbol: file for file in self._files.values() for symbol in _symbols(file)}
 
     def _file_by_filename(
@@ -41,10 +47,7 @@ class Reflection(aio.ReflectionServicer):
     def _file_containing_symbol(
         self, request: reflection_pb2.ServerReflectionRequest, fully_qualified_name: str
     ) -> reflection_pb2.ServerReflectionResponse:
-        symbol = fully_qualified_name
-        while symbol not in self._file_of and "." in symbol:
-            symbol = symbol.rpartition(".")[0]  # a method, field or value: its parent's file
-        return self._answer(request, self._file_of.get(symbol))
+        return self._answer(request, self._file_of.get(fully_qualified_name))
 
     def _answer(
         self, request: reflection_pb2.ServerReflectionRequest, file: _Proto | None
@@ -77,17 +80,30 @@ def _symbols(file: _Proto) -> Iterator[str]:
     prefix = f"{file.package}." if file.package else ""
     for service in file.service:
         yield prefix + service.name
-    for enum in file.enum_type:
-        yield prefix + enum.name
+        for method in service.method:
+            yield f"{prefix}{service.name}.{method.name}"
     for extension in file.extension:
         yield prefix + extension.name
+    for enum in file.enum_type:
+        yield from _of_enum(enum, prefix)
     for message in file.message_type:
-        yield from _nested(message, prefix)
+        yield from _of_message(message, prefix)
 
 
-def _nested(message: descriptor_pb2.DescriptorProto, prefix: str) -> Iterator[str]:
-    yield prefix + message.name
+def _of_message(message: descriptor_pb2.DescriptorProto, prefix: str) -> Iterator[str]:
+    name = prefix + message.name
+    yield name
+    for field in (*message.field, *message.extension):
+        yield f"{name}.{field.name}"
+    for oneof in message.oneof_decl:
+        yield f"{name}.{oneof.name}"
     for enum in message.enum_type:
-        yield f"{prefix}{message.name}.{enum.name}"
+        yield from _of_enum(enum, f"{name}.")
     for nested in message.nested_type:
-        yield from _nested(nested, f"{prefix}{message.name}.")
+        yield from _of_message(nested, f"{name}.")
+
+
+def _of_enum(enum: descriptor_pb2.EnumDescriptorProto, prefix: str) -> Iterator[str]:
+    yield prefix + enum.name
+    for value in enum.value:
+        yield prefix + value.name  # values are siblings of their enum

@@ -77,7 +77,7 @@ def from_status(status: status_pb2.Status) -> MeshError:
             violations = [Violation(v.field, v.description) for v in bad_request.field_violations]
         elif retry_info := _unpack(detail, error_details_pb2.RetryInfo):
             delay = retry_info.retry_delay
-            retry_delay_s = delay.seconds + delay.nanos / 1_000_000_000
+            retry_delay_s = (delay.seconds * 1000 + delay.nanos // 1_000_000) / 1000
     return MeshError(
         reason,
         status.message,

@@ -10,6 +10,7 @@ import grpc
 from paymesh.payment.v1 import payment_service_pb2 as pb
 from paymesh.payment.v1.payment_service_pb2_grpc import PaymentServiceServicer
 
+from mesh.cards import looks_like_issued_card_number
 from mesh.db import CommitFailed, Database
 from mesh.errors import MeshError, Reason, Violation, outcome_unknown, validation_failed
 from mesh.paging import Position, decode_token, encode_token, fitting, page_size
@@ -96,15 +97,26 @@ def _caller(context: Context) -> str:
     """The configured name of the caller: the metadata entry, else `default`."""
     for key, value in context.invocation_metadata() or ():
         if key == CALLER_KEY:
-            if isinstance(value, str) and _CALLER.fullmatch(value):
-                return value
-            raise validation_failed(
-                Violation(
-                    f"metadata.{CALLER_KEY}",
-                    "must be 1 to 63 of a-z, 0-9, '_', '.', '-', and start with a letter or digit",
-                )
-            )
+            return _caller_name(value)
     return DEFAULT_CALLER
+
+
+def _caller_name(value: str | bytes) -> str:
+    field = f"metadata.{CALLER_KEY}"
+    if not isinstance(value, str) or not _CALLER.fullmatch(value):
+        raise validation_failed(
+            Violation(
+                field,
+                "must be 1 to 63 of a-z, 0-9, '_', '.', '-', and start with a letter or digit",
+            )
+        )
+    if looks_like_issued_card_number(value):
+        raise MeshError(
+            Reason.CARD_NUMBER_REFUSED,
+            "the caller's name looks like a card number",
+            violations=[Violation(field, "must not be a card number")],
+        )
+    return value
 
 
 def _patience_s(context: Context) -> float:

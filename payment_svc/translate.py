@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Mapping
-from datetime import UTC, datetime
+from datetime import UTC, datetime, timedelta
 from uuid import UUID
 
 from google.protobuf.timestamp_pb2 import Timestamp
@@ -12,6 +12,7 @@ from paymesh.payment.v1 import payment_pb2 as pb
 from paymesh.payment.v1 import payment_service_pb2 as service_pb
 
 from mesh import ids
+from mesh.errors import Violation, validation_failed
 from mesh.money import Money
 from mesh.paging import Position
 from payment_svc.domain import (
@@ -52,15 +53,18 @@ def new_payment(request: service_pb.CreatePaymentRequest, caller: str) -> NewPay
 def list_filters(
     request: service_pb.ListPaymentsRequest, after: Position | None
 ) -> Mapping[str, object]:
-    """The filters that are set, by the names that the store knows."""
+    """The filters that are set, by the names that the store knows.
+
+    Errors: VALIDATION_FAILED for a time that is none.
+    """
     filters: dict[str, object] = {}
     for name in ("buyer_id", "seller_id", "state"):
         if value := getattr(request, name):
             filters[name] = value
     if request.HasField("create_time_from"):
-        filters["create_time_from"] = request.create_time_from.ToDatetime(tzinfo=UTC)
+        filters["create_time_from"] = _time("create_time_from", request.create_time_from)
     if request.HasField("create_time_to"):
-        filters["create_time_to"] = request.create_time_to.ToDatetime(tzinfo=UTC)
+        filters["create_time_to"] = _time("create_time_to", request.create_time_to)
     if after is not None:
         filters |= {"after_time": after.create_time, "after_id": after.id}
     return filters
@@ -128,6 +132,16 @@ def _operation_message(operation: Operation) -> pb.Operation:
 
 def _money(money: Money) -> money_pb2.Money:
     return money_pb2.Money(amount_minor=money.amount_minor, currency_code=money.currency_code)
+
+
+def _time(field: str, stamp: Timestamp) -> datetime:
+    try:
+        time = stamp.ToDatetime(tzinfo=UTC)
+        # What is stored has whole microseconds: from or before a part of one is from or
+        # before the next.
+        return time + timedelta(microseconds=1) if stamp.nanos % 1000 else time
+    except (ValueError, OverflowError) as error:
+        raise validation_failed(Violation(field, "is not a time")) from error
 
 
 def _timestamp(time: datetime) -> Timestamp:

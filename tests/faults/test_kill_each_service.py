@@ -2,7 +2,9 @@
 
 from __future__ import annotations
 
+import os
 import random
+import signal
 import time
 
 import pytest
@@ -56,6 +58,43 @@ def test_all_are_killed_at_once(mesh: RunningMesh) -> None:
             mesh.supervisor.restart(service)
         load.wait_for(40)
 
+    _all_is_well(mesh, load)
+
+
+@pytest.mark.timeout(120)
+def test_each_is_told_to_stop(mesh: RunningMesh) -> None:
+    """SIGTERM: what is under way is answered, and the process ends well."""
+    with Load(mesh) as load:
+        for service in SERVICES:
+            load.wait_for(16)
+            pid = mesh.supervisor.pid(service)
+            os.kill(pid, signal.SIGTERM)
+            # Looked at and left to the supervisor, whose child it is.
+            ended = os.waitid(os.P_PID, pid, os.WEXITED | os.WNOWAIT)
+            assert ended is not None
+            assert (ended.si_code, ended.si_status) == (os.CLD_EXITED, 0), service
+            mesh.supervisor.restart(service)
+        load.wait_for(16)
+
+    _all_is_well(mesh, load)
+
+
+@pytest.mark.timeout(120)
+@pytest.mark.parametrize("service", SERVICES)
+def test_paused_under_load(mesh: RunningMesh, service: str) -> None:
+    """SIGSTOP for longer than the lease and the PSP's deadline: late is as good as lost."""
+    pid = mesh.supervisor.pid(service)
+
+    with Load(mesh) as load:
+        load.wait_for(30)
+        os.kill(pid, signal.SIGSTOP)
+        try:
+            time.sleep(1.5)
+        finally:
+            os.kill(pid, signal.SIGCONT)
+        load.wait_for(30)
+
+    assert mesh.supervisor.pid(service) == pid
     _all_is_well(mesh, load)
 
 

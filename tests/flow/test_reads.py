@@ -116,6 +116,10 @@ def test_times_are_from_inclusive_to_exclusive(mesh: RunningMesh) -> None:
         first,
     ]
     assert listed(create_time_from=second.create_time, create_time_to=second.create_time) == []
+    later = Timestamp()
+    later.FromNanoseconds(second.create_time.ToNanoseconds() + 1)
+    assert listed(create_time_from=later) == [third]
+    assert listed(create_time_to=later) == [second, first]
 
 
 @pytest.mark.parametrize("by", ["buyer_id", "seller_id"])

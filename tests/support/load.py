@@ -16,7 +16,7 @@ from paymesh.payment.v1 import payment_service_pb2 as service_pb
 from paymesh.payment.v1.payment_service_pb2_grpc import PaymentServiceStub
 
 from tests.support.checkout import new_checkout, new_order
-from tests.support.mesh import RunningMesh, fresh
+from tests.support.mesh import RunningMesh, fresh, open_channel
 from tests.support.refusals import Refusal, refusal_of
 
 MIX: Mapping[str, int] = {
@@ -85,14 +85,16 @@ class Load:
         mix: Mapping[str, int] = MIX,
         repeat: bool = True,
         seed: int = 1,
+        target: str = "",
     ) -> None:
+        """`target`: another replica of payment_svc than the mesh's own, `host:port`."""
         self.told: list[Told] = []
         self.surprises: list[Refusal] = []
         """Refusals that no caller should see, whatever is away."""
-        self._mesh = mesh
         self._pause_s = pause_s
         self._mix = mix
         self._repeat = repeat
+        self._target = target or mesh.supervisor.target("payment")
         # Few, so that their wallets are contended.
         self._sellers = [fresh("seller") for _ in range(6)]
         self._stop = threading.Event()
@@ -136,7 +138,7 @@ class Load:
 
     def _call(self, chance: random.Random) -> None:
         tokens, weights = list(self._mix), list(self._mix.values())
-        with self._mesh.new_channel("payment") as channel:
+        with open_channel(self._target) as channel:
             stub = PaymentServiceStub(channel)
             while not self._stop.is_set():
                 (token,) = chance.choices(tokens, weights)

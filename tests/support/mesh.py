@@ -70,18 +70,8 @@ class RunningMesh:
         self.ledger = LedgerServiceStub(self._channels["ledger"])
 
     def new_channel(self, service: str) -> grpc.Channel:
-        """A channel that retries nothing by itself and comes back soon after a restart."""
-        options = [
-            ("grpc.enable_retries", 0),
-            ("grpc.enable_http_proxy", 0),
-            ("grpc.initial_reconnect_backoff_ms", 50),
-            ("grpc.min_reconnect_backoff_ms", 200),
-            ("grpc.max_reconnect_backoff_ms", 200),
-            ("grpc.use_local_subchannel_pool", 1),
-            # Tests send what is too large.
-            ("grpc.max_send_message_length", -1),
-        ]
-        return grpc.insecure_channel(self.supervisor.target(service), options)
+        """A connection to a service; see open_channel."""
+        return open_channel(self.supervisor.target(service))
 
     def close(self) -> None:
         """Closes the clients; the processes stay."""
@@ -183,6 +173,21 @@ def mesh(postgres_server: PostgresServer) -> Iterator[RunningMesh]:
     """The mesh that the flow tests share: they keep apart by fresh ids."""
     with started_on(postgres_server) as running:
         yield running
+
+
+def open_channel(target: str) -> grpc.Channel:
+    """A channel that retries nothing by itself and comes back soon after a restart."""
+    options = [
+        ("grpc.enable_retries", 0),
+        ("grpc.enable_http_proxy", 0),
+        ("grpc.initial_reconnect_backoff_ms", 50),
+        ("grpc.min_reconnect_backoff_ms", 200),
+        ("grpc.max_reconnect_backoff_ms", 200),
+        ("grpc.use_local_subchannel_pool", 1),
+        # Tests send what is too large.
+        ("grpc.max_send_message_length", -1),
+    ]
+    return grpc.insecure_channel(target, options)
 
 
 def environment(**settings: object) -> dict[str, str]:

@@ -238,8 +238,12 @@ class World:
     async def replica(self, **more: Any) -> Replica:
         """Another replica that serves."""
         replica = Replica(self.settings(**more))
+        try:
+            await replica.start()
+        except BaseException:
+            await replica.die()
+            raise
         self._replicas.append(replica)
-        await replica.start()
         return replica
 
     async def other_executor(self) -> FakeExecutor:

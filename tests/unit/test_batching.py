@@ -283,7 +283,7 @@ class TestWriter:
         else:
             assert [failures(result) for result in results] == [[MeshError]] * 4
 
-    @pytest.mark.parametrize("failure", [DOWN, BUSY, UNKNOWN])
+    @pytest.mark.parametrize("failure", [DOWN, BUSY])
     async def test_what_can_be_repeated_by_the_caller_is_told_at_once(
         self, failure: CommitFailed
     ) -> None:
@@ -294,6 +294,25 @@ class TestWriter:
             assert await writer.write([1, 2], durable=False) == [failure, failure]
             assert await writer.write([3], durable=False) == ["wrote 3"]
         assert table.lists == [[1, 2], [3]]
+
+    @pytest.mark.parametrize("durable", [True, False])
+    async def test_an_unknown_commit_is_found_out_on_its_keys(self, *, durable: bool) -> None:
+        table = Table()
+        table.fail = [UNKNOWN]
+        writer = Writer("test", table.commit)
+        async with running(writer.run):
+            assert await writer.write([1, 2], durable=durable) == ["wrote 1", "wrote 2"]
+        assert table.lists == [[1, 2], [1, 2]]
+
+    @pytest.mark.parametrize("then", [UNKNOWN, DOWN, BUSY])
+    async def test_one_that_cannot_be_found_out_stays_unknown(self, then: CommitFailed) -> None:
+        """Never "nothing was stored": the first try may have been."""
+        table = Table()
+        table.fail = [UNKNOWN, then]
+        writer = Writer("test", table.commit)
+        async with running(writer.run):
+            results = await writer.write([1, 2], durable=False)
+        assert failures(results) == [CommitUnknown] * 2
 
     @pytest.mark.parametrize("failure", [DOWN, BUSY, UNKNOWN])
     async def test_what_must_not_be_lost_is_repeated_until_it_is_written(
@@ -326,12 +345,13 @@ class TestWriter:
     @pytest.mark.parametrize(
         ("fail", "expected"),
         [
-            ([BAD, None, DOWN], CommitUnknown),  # the first half is stored
-            ([BAD, None, UNKNOWN], CommitUnknown),
+            ([BAD, None, DOWN, DOWN], CommitUnknown),  # the first half is stored
+            ([BAD, None, UNKNOWN, DOWN], CommitUnknown),
             ([BAD, DOWN], NotCommitted),  # nothing is
-            ([BAD, UNKNOWN], CommitUnknown),
-            ([BAD, None, BAD, DOWN], CommitUnknown),
-            ([BAD, BAD, None, BUSY], CommitUnknown),
+            ([BAD, UNKNOWN, DOWN], CommitUnknown),
+            ([BAD, None, BAD, DOWN, DOWN], CommitUnknown),
+            ([BAD, BAD, None, BUSY, BUSY], CommitUnknown),
+            ([BAD, None, DOWN, BAD, None, DOWN], CommitUnknown),
         ],
     )
     async def test_a_list_that_is_partly_stored_is_unknown(

@@ -4,6 +4,8 @@ Notes on the shape:
 - Every primary key contains payment_id, the column by which the tables could be spread.
 - No foreign keys: a payment, its orders and operations are inserted by one statement and
   never deleted, and a check per row would cost more than the insert.
+- No statistics of small tables: plans are made once a connection, and of a few rows any
+  index seems as good as the primary key, for as long as the connection lives.
 - Updates of payment and payment_order touch no indexed column and their pages keep room
   for the one that each row gets, so it touches no index (HOT). What is indexed by the state
   of the work is in operation alone.
@@ -61,7 +63,7 @@ CREATE TABLE payment (
       WHEN declined_orders > 0 THEN 6
       ELSE 7
     END) STORED
-) WITH (fillfactor = 50);
+) WITH (fillfactor = 50, autovacuum_analyze_threshold = 5000);
 COMMENT ON TABLE payment IS
   'One checkout. The counts are changed by what an update of orders returned, so that '
   'concurrent finishes add up, and the state follows from them.';
@@ -87,7 +89,7 @@ CREATE TABLE payment_order (
   -- SUCCEEDED means captured; DECLINED means not.
   CHECK (state <> 6 OR captured_minor = amount_minor),
   CHECK (state <> 7 OR captured_minor = 0)
-) WITH (fillfactor = 50);
+) WITH (fillfactor = 50, autovacuum_analyze_threshold = 5000);
 CREATE INDEX payment_order_of_seller
   ON payment_order (seller_id, create_time DESC, payment_id DESC);
 
@@ -108,7 +110,7 @@ CREATE TABLE operation (
   PRIMARY KEY (payment_id, operation_id),
   -- Owned, or scheduled, or at rest.
   CHECK (epoch IS NULL OR next_attempt_time IS NULL)
-);
+) WITH (autovacuum_analyze_threshold = 5000);
 CREATE INDEX operation_owned ON operation (epoch) WHERE epoch IS NOT NULL;
 CREATE INDEX operation_due ON operation (next_attempt_time) WHERE next_attempt_time IS NOT NULL;
 """

@@ -4,7 +4,8 @@ from __future__ import annotations
 
 import asyncio
 import uuid
-from collections.abc import Awaitable, Callable
+from collections.abc import Awaitable, Callable, Coroutine
+from typing import Any
 
 import psycopg
 import pytest
@@ -275,24 +276,33 @@ async def test_a_conflict_that_shows_at_commit(database: Database, disturber: Di
     assert disturber.ask("SELECT sum(amount) FROM item")[0][0] == 2
 
 
-async def test_a_caller_who_is_cancelled_leaves_no_connection_behind(
-    url: str, disturber: Disturber
+@pytest.mark.parametrize("how", ["commit", "one_write", "read"])
+@pytest.mark.parametrize("after_s", [0, 0.001, 0.005, 0.03, 0.1])
+async def test_a_caller_who_is_cancelled_spoils_no_connection(
+    url: str, disturber: Disturber, how: str, after_s: float
 ) -> None:
+    """Whether it was being opened, at work, or idle just then."""
     database = Database(url, application_name=disturber.application_name, pool_size=1)
+
+    async def work(connection: AsyncConnection) -> None:
+        await connection.execute(text("SELECT 1"))
+        await connection.execute(text("SELECT pg_sleep(0.5)"))
+        await insert(connection, 1)
+
+    def call(work: Work) -> Coroutine[Any, Any, None]:
+        if how == "read":
+            return database.read("test.read", work)
+        return database.commit("test.write", work, one_write=how == "one_write")
+
     for _ in range(3):
-
-        async def work(connection: AsyncConnection) -> None:
-            await insert(connection, 1)
-            await connection.execute(text("SELECT pg_sleep(2)"))
-
-        task = asyncio.create_task(database.commit("test.write", work))
-        await asyncio.sleep(0.1)
+        task = asyncio.create_task(call(work))
+        await asyncio.sleep(after_s)
         task.cancel()
         with pytest.raises(asyncio.CancelledError):
             await task
+        async with asyncio.timeout(2):
+            await call(statement("SELECT 1"))
     assert disturber.ids() == []
-    await database.commit("test.write", lambda connection: insert(connection, 2))
-    assert disturber.ids() == [2]
     assert disturber.sessions() <= 1
     await database.close()
 

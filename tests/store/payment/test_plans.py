@@ -1,0 +1,74 @@
+"""The plans of the statements that run all the time, on statistics of a quiet hour.
+
+Plans are made once a connection, and while nothing is under way the indexes of what is owned
+and due look empty: a plan that is good for nothing found must be good for thousands, too.
+"""
+
+from __future__ import annotations
+
+import json
+import time
+from collections.abc import AsyncIterator
+
+import psycopg
+import pytest
+import pytest_asyncio
+from sqlalchemy import make_url, text
+
+from mesh.db import Database
+from payment_svc import operations, store
+from payment_svc.domain import OrderState, items_of
+from tests.support.payments import new_order, new_payment, progress
+from tests.support.postgres import PostgresServer
+
+LONG_S = 60.0
+ORDERS = 4_000
+
+
+@pytest_asyncio.fixture
+async def quiet(
+    database: Database, payment_url: str, postgres_server: PostgresServer
+) -> AsyncIterator[str]:
+    """The superuser's URL of a database full of finished orders, analyzed as it is."""
+    payments = [new_payment(*(new_order() for _ in range(100))) for _ in range(ORDERS // 100)]
+    await operations.write(database, payments, 1)
+    items = [item for payment in payments for item in items_of(payment, 1)]
+    await operations.write(database, [progress(i, OrderState.SUCCEEDED) for i in items], 1)
+    url = f"{postgres_server.admin_url.rpartition('/')[0]}/{make_url(payment_url).database}"
+    with psycopg.connect(url, autocommit=True) as connection:
+        connection.execute("VACUUM ANALYZE")
+    yield url
+
+
+def execute(url: str, statement: str) -> None:
+    with psycopg.connect(url) as connection:
+        connection.execute(statement.encode())
+
+
+@pytest.mark.parametrize("found", ["due", "dead"])
+async def test_thousands_that_wait_are_taken_in_no_time(
+    database: Database, quiet: str, found: str
+) -> None:
+    mine = await operations.open_epoch(database, "me", LONG_S)
+    dead = await operations.open_epoch(database, "dead", LONG_S)
+    await operations.release_epoch(database, dead)
+    for _ in range(6):  # from the fifth on the driver has it prepared
+        assert not (await operations.take(database, mine, 500)).items
+    change = f"epoch = {dead}" if found == "dead" else "next_attempt_time = now()"
+    execute(quiet, f"UPDATE operation SET {change}")
+    started = time.monotonic()
+    taken = await operations.take(database, mine, 500)
+    assert len(taken.items) == 500
+    assert time.monotonic() - started < 0.5
+
+
+async def test_progress_is_found_by_key_however_much_is_owned(
+    database: Database, quiet: str
+) -> None:
+    plan = await database.read(
+        "plan",
+        lambda c: c.scalars(text(f"EXPLAIN {store._RECORD.text}"), {"items": json.dumps([])}),
+    )
+    lines = "\n".join(plan)
+    assert "operation_pkey" in lines
+    assert "operation_owned" not in lines
