@@ -67,10 +67,10 @@ class Intake:
         """
         task = asyncio.create_task(self._accept(payment))
         self._accepting.add(task)
-        task.add_done_callback(self._accepted)
+        task.add_done_callback(self._ended)
         return task
 
-    def _accepted(self, task: asyncio.Task[Accepted]) -> None:
+    def _ended(self, task: asyncio.Task[Accepted]) -> None:
         self._accepting.discard(task)
         if not task.cancelled():
             task.exception()  # seen, also where the caller has gone

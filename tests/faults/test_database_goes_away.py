@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import os
+import random
 import signal
 import time
 from collections.abc import Callable, Iterator
@@ -16,7 +17,7 @@ from paymesh.wallet.v1 import wallet_service_pb2 as wallet_pb
 from tests.support.checkout import new_checkout
 from tests.support.folders import open_folder
 from tests.support.load import SHORT_WAITS, Load, Told, strange_ends, without_payment
-from tests.support.mesh import RunningMesh, eventually, started
+from tests.support.mesh import SERVICES, RunningMesh, eventually, started
 from tests.support.refusals import refused
 from tests.support.truth import problems_of, unsettled
 
@@ -104,15 +105,34 @@ def test_commits_whose_answers_are_lost(mesh: RunningMesh) -> None:
     with Load(mesh, repeat=False) as load:
         for _ in range(5):
             load.wait_for(8)
-            _configure(mesh, "SET synchronous_standby_names = 'ghost'")
-            eventually(lambda: _hanging(mesh) > 0)
-            # Let some more come and wait.
-            time.sleep(0.1)
-            _cut_connections(mesh)
-            _configure(mesh, "RESET synchronous_standby_names")
+            _lose_answers(mesh)
         load.wait_for(20)
 
     _all_is_well(mesh, load, pids)
+
+
+@pytest.mark.slow
+@pytest.mark.timeout(400)
+@pytest.mark.parametrize("seed", range(3))
+def test_all_faults_at_random_for_a_minute(mesh: RunningMesh, seed: int) -> None:
+    chance = random.Random(seed)
+    faults: list[Callable[[], None]] = [
+        lambda: _restart_postgres(mesh, chance.uniform(0, 2)),
+        lambda: _cut_connections(mesh),
+        lambda: _lose_answers(mesh),
+        lambda: mesh.supervisor.restart(chance.choice(SERVICES)),
+        lambda: _pause(mesh, chance.choice(SERVICES), chance.uniform(0.1, 2.5)),
+    ]
+    until = time.monotonic() + 60
+
+    with Load(mesh, callers=16, pause_s=0.02, seed=seed) as load:
+        while time.monotonic() < until:
+            time.sleep(chance.uniform(0.1, 2.0))
+            chance.choice(faults)()
+        load.wait_for(40)
+
+    assert load.surprises == []
+    _books_agree(mesh, load)
 
 
 def _all_is_well(mesh: RunningMesh, load: Load, pids: dict[str, int]) -> None:
@@ -133,6 +153,10 @@ def _all_is_well(mesh: RunningMesh, load: Load, pids: dict[str, int]) -> None:
     for told in load.told:
         if not told.payments:
             told.payments.append(mesh.pay(told.request))
+    _books_agree(mesh, load)
+
+
+def _books_agree(mesh: RunningMesh, load: Load) -> None:
     eventually(lambda: not unsettled(mesh.databases), RESTS_WITHIN_S)
     assert strange_ends(mesh) == []
     assert problems_of(mesh.databases, load.acknowledged()) == []
@@ -153,6 +177,31 @@ def _start_postgres(mesh: RunningMesh) -> None:
         return mesh.supervisor.postgres_pid is not None
 
     eventually(serves)
+
+
+def _restart_postgres(mesh: RunningMesh, away_s: float) -> None:
+    _kill_postgres(mesh)
+    time.sleep(away_s)
+    _start_postgres(mesh)
+
+
+def _pause(mesh: RunningMesh, service: str, seconds: float) -> None:
+    pid = mesh.supervisor.pid(service)
+    os.kill(pid, signal.SIGSTOP)
+    try:
+        time.sleep(seconds)
+    finally:
+        os.kill(pid, signal.SIGCONT)
+
+
+def _lose_answers(mesh: RunningMesh) -> None:
+    """Cuts connections whose COMMIT is done and not answered yet."""
+    _configure(mesh, "SET synchronous_standby_names = 'ghost'")
+    eventually(lambda: _hanging(mesh) > 0)
+    # Let some more come and wait.
+    time.sleep(0.1)
+    _cut_connections(mesh)
+    _configure(mesh, "RESET synchronous_standby_names")
 
 
 def _cut_connections(mesh: RunningMesh) -> None:

@@ -183,10 +183,11 @@ class Program:
                 return
         raise AssertionError("it ended")
 
-    def ends(self, timeout_s: float = 10) -> tuple[int, list[dict[str, Any]]]:
+    def ends(self) -> tuple[int, list[dict[str, Any]]]:
         """Its exit code, and what else it logged; every line is JSON."""
-        _, err = self.process.communicate(timeout=timeout_s)
-        return self.process.returncode, [json.loads(line) for line in err.splitlines()]
+        assert self.process.stderr is not None
+        lines = [json.loads(line) for line in self.process.stderr]
+        return self.process.wait(), lines
 
 
 @contextmanager
@@ -196,7 +197,9 @@ def program(behaviour: str, port: int | None = None) -> Iterator[Program]:
         yield started
     finally:
         started.process.kill()
-        started.process.communicate()
+        started.process.wait()
+        assert started.process.stderr is not None
+        started.process.stderr.close()
 
 
 class TestProcess:

@@ -10,8 +10,10 @@ from paymesh.payment.v1 import payment_pb2
 
 from mesh.errors import MeshError, Reason
 from payment_svc.conveyor import Conveyor
+from tests.support.eventually import eventually
 from tests.support.fakes import Step, captured, declined, parked, pending, unknown
-from tests.support.payment_world import Replica, State, World, checkout, eventually, states_of
+from tests.support.payment_replica import Replica, State, states_of
+from tests.support.payment_world import World, checkout
 
 SUCCEEDED = State.ORDER_STATE_SUCCEEDED
 CAPTURED = State.ORDER_STATE_CAPTURED
@@ -53,7 +55,7 @@ async def test_a_caller_is_told_processing_while_it_can_not_be_booked(
     replica = await world.replica()
     books = getattr(world, name)
     books.fail = MeshError(Reason.DEPENDENCY_DOWN, "no database")
-    payment = await replica.create(request := checkout(1000), timeout_s=1.5)
+    payment = await replica.create(request := checkout(1000), timeout_s=0.8)
     assert payment.state == payment_pb2.PAYMENT_STATE_PROCESSING
     assert states_of(payment) == [CAPTURED]
     books.fail = None

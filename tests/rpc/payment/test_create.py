@@ -12,8 +12,10 @@ import pytest
 from paymesh.payment.v1 import payment_pb2
 
 from mesh.errors import Reason
+from tests.support.eventually import eventually
 from tests.support.fakes import captured, declined
-from tests.support.payment_world import State, World, checkout, eventually, states_of
+from tests.support.payment_replica import State, states_of
+from tests.support.payment_world import World, checkout
 from tests.support.serving import error_of
 
 SUCCEEDED = State.ORDER_STATE_SUCCEEDED

@@ -6,7 +6,9 @@ import asyncio
 import time
 
 from mesh.errors import Reason
-from tests.support.payment_world import State, World, checkout, eventually, states_of
+from tests.support.eventually import eventually
+from tests.support.payment_replica import State, states_of
+from tests.support.payment_world import World, checkout
 from tests.support.serving import error_of
 
 SUCCEEDED = State.ORDER_STATE_SUCCEEDED

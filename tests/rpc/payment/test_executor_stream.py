@@ -11,8 +11,10 @@ from paymesh.payment.v1 import payment_pb2
 
 from mesh.errors import MeshError, Reason
 from payment_svc import clients
+from tests.support.eventually import eventually
 from tests.support.fakes import Break, Step, captured, declined, failed, unknown
-from tests.support.payment_world import State, World, checkout, eventually, states_of
+from tests.support.payment_replica import State, states_of
+from tests.support.payment_world import World, checkout
 
 SUCCEEDED = State.ORDER_STATE_SUCCEEDED
 PROCESSING = State.ORDER_STATE_PROCESSING

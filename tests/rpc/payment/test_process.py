@@ -14,8 +14,10 @@ from typing import TYPE_CHECKING
 from paymesh.payment.v1.payment_service_pb2_grpc import PaymentServiceStub
 
 from mesh.channel import open_channel
+from tests.support.eventually import eventually
 from tests.support.fakes import captured
-from tests.support.payment_world import State, World, checkout, eventually, states_of
+from tests.support.payment_replica import State, states_of
+from tests.support.payment_world import World, checkout
 from tests.support.ports import free_port
 
 if TYPE_CHECKING:

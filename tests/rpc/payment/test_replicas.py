@@ -11,8 +11,10 @@ from paymesh.payment.v1 import payment_pb2
 from mesh.db import Database
 from mesh.errors import MeshError, Reason
 from payment_svc import operations
+from tests.support.eventually import eventually
 from tests.support.fakes import captured, declined, unknown
-from tests.support.payment_world import State, World, checkout, eventually, states_of
+from tests.support.payment_replica import State, states_of
+from tests.support.payment_world import World, checkout
 from tests.support.payments import new_order, new_payment
 
 SUCCEEDED = State.ORDER_STATE_SUCCEEDED

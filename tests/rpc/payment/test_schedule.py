@@ -6,8 +6,10 @@ import asyncio
 
 from paymesh.payment.v1 import payment_pb2
 
+from tests.support.eventually import eventually
 from tests.support.fakes import captured, declined, parked, pending, unknown
-from tests.support.payment_world import State, World, checkout, eventually, states_of
+from tests.support.payment_replica import State, states_of
+from tests.support.payment_world import World, checkout
 
 SUCCEEDED = State.ORDER_STATE_SUCCEEDED
 PROCESSING = State.ORDER_STATE_PROCESSING

@@ -18,7 +18,8 @@ from paymesh.payment.v1 import payment_service_pb2 as pb
 from mesh.db import CommitFailed
 from mesh.errors import MeshError, Reason
 from tests.support.fakes import captured, declined, failed, pending, unknown
-from tests.support.payment_world import Replica, State, World, checkout
+from tests.support.payment_replica import Replica, State
+from tests.support.payment_world import World, checkout
 
 PAYMENTS = 40
 BLOWS = 20

@@ -12,15 +12,10 @@ from mesh.migrations import provision
 from payment_svc.intake import Intake
 from payment_svc.waiting import Waiting
 from tests.support.embedded import embedded, run
+from tests.support.eventually import eventually
 from tests.support.fakes import captured, pending
-from tests.support.payment_world import (
-    State,
-    World,
-    checkout,
-    eventually,
-    states_of,
-    world_of,
-)
+from tests.support.payment_replica import State, states_of
+from tests.support.payment_world import World, checkout, world_of
 from tests.support.serving import error_of
 
 SUCCEEDED = State.ORDER_STATE_SUCCEEDED

@@ -59,7 +59,7 @@ async def test_thousands_that_wait_are_taken_in_no_time(
     started = time.monotonic()
     taken = await operations.take(database, mine, 500)
     assert len(taken.items) == 500
-    assert time.monotonic() - started < 0.5
+    assert time.monotonic() - started < 1.5
 
 
 async def test_progress_is_found_by_key_however_much_is_owned(
