@@ -4,13 +4,10 @@ from __future__ import annotations
 
 import asyncio
 from collections.abc import AsyncIterator
-from datetime import datetime
-from functools import lru_cache
 from typing import Any
 from uuid import UUID
 
 import grpc
-from google.protobuf.timestamp_pb2 import Timestamp
 from paymesh.common.v1 import money_pb2
 from paymesh.executor.v1 import executor_service_pb2 as pb
 from paymesh.executor.v1 import executor_service_pb2_grpc as pb_grpc
@@ -20,6 +17,7 @@ from executor_svc.domain import Kind, Operation, Source, State, Stored
 from executor_svc.runner import Runner
 from mesh import ids, money
 from mesh.cards import looks_like_card_number
+from mesh.clock import timestamp
 from mesh.errors import MeshError, Reason, Violation, validation_failed
 from mesh.money import Money
 from mesh.status import to_status
@@ -221,7 +219,7 @@ def _captured(stored: Stored) -> pb.Captured:
         fee=None if stored.fee is None else _money(stored.fee),
         source=stored.source,
         evidence=_evidence(stored.evidence),
-        outcome_time=_timestamp(stored.change_time),
+        outcome_time=timestamp(stored.change_time),
     )
 
 
@@ -240,11 +238,3 @@ def _evidence(source: Source) -> payment_pb2.EvidenceSource.ValueType:
 
 def _money(amount: Money) -> money_pb2.Money:
     return money_pb2.Money(amount_minor=amount.amount_minor, currency_code=amount.currency_code)
-
-
-@lru_cache(maxsize=64)
-def _timestamp(time: datetime) -> Timestamp:
-    """What is committed together has one time."""
-    timestamp = Timestamp()
-    timestamp.FromDatetime(time)
-    return timestamp

@@ -7,7 +7,6 @@ from typing import Any
 from uuid import UUID
 
 import grpc
-from google.protobuf.timestamp_pb2 import Timestamp
 from paymesh.common.v1 import money_pb2
 from paymesh.ledger.v1 import (
     ledger_posting_service_pb2,
@@ -22,6 +21,7 @@ from ledger_svc.domain import Account, AccountKind, Entry, WrittenJournal
 from ledger_svc.operations import Booked
 from mesh import ids, money, paging
 from mesh.batching import Writer
+from mesh.clock import timestamp
 from mesh.db import CommitUnknown, Database, NotCommitted
 from mesh.errors import MeshError, Reason, Violation, validation_failed
 from mesh.status import to_status
@@ -197,13 +197,11 @@ def _account_message(account: Account) -> ledger_service_pb2.Account:
 
 def _journal_message(written: WrittenJournal) -> ledger_service_pb2.Journal:
     journal = written.journal
-    create_time = Timestamp()
-    create_time.FromDatetime(written.create_time)
     return ledger_service_pb2.Journal(
         journal_id=journal.journal_id.hex,
         kind=ledger_service_pb2.JournalKind.ValueType(journal.kind),
         reverses="" if journal.reverses is None else journal.reverses.hex,
-        create_time=create_time,
+        create_time=timestamp(written.create_time),
         entries=[_entry_message(entry) for entry in journal.entries],
         order_id=journal.order_id.hex,
         operation_id=journal.operation_id.hex,

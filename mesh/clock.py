@@ -1,16 +1,15 @@
-"""Time, injected. UTC always.
+"""Time, UTC always.
 
-What only shows or measures uses a `Clock`. What decides something (leases, key
-windows, schedules) uses the database's time through `DB_NOW`, one SQL function that
-tests can offset, so that all replicas of a service decide by one clock.
+What decides something (leases, key windows, schedules) uses the database's time through
+`DB_NOW`, one SQL function that tests can offset, so that all replicas of a service decide by
+one clock.
 """
 
 from __future__ import annotations
 
-from collections.abc import Callable
-from datetime import UTC, datetime
+from datetime import UTC, datetime, timedelta
 
-Clock = Callable[[], datetime]
+from google.protobuf.timestamp_pb2 import Timestamp
 
 DB_NOW = "paymesh_now()"
 """The deciding time in SQL: the clock of the database plus the setting
@@ -25,6 +24,11 @@ $$
 """For the first migration of each service that decides by time."""
 
 
-def utc_now() -> datetime:
-    """The current time, aware, in UTC."""
-    return datetime.now(UTC)
+_EPOCH = datetime(1970, 1, 1, tzinfo=UTC)
+_MICROSECOND = timedelta(microseconds=1)
+
+
+def timestamp(time: datetime) -> Timestamp:
+    """The time as it is told on the wire. A third of the cost of FromDatetime."""
+    seconds, micros = divmod((time - _EPOCH) // _MICROSECOND, 1_000_000)
+    return Timestamp(seconds=seconds, nanos=micros * 1000)

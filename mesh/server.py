@@ -12,6 +12,7 @@ main("wallet_svc", settings.log_level, run)
 from __future__ import annotations
 
 import asyncio
+import gc
 import signal
 import sys
 from collections.abc import Awaitable, Callable, Coroutine
@@ -125,6 +126,7 @@ class Server:
             loop.add_signal_handler(number, stopping.set)
         # The port first: a process that can't have it must not begin to work.
         await self.start()
+        _tune_garbage_collection()
         tasks = [asyncio.ensure_future(_awaited(work)) for work in background]
         stop = asyncio.ensure_future(stopping.wait())
         try:
@@ -164,6 +166,17 @@ def main(service: str, level: str, run: Callable[[], Coroutine[Any, Any, None]])
     except Exception:
         log.exception("crashed")
         sys.exit(EXIT_CRASHED)
+
+
+def _tune_garbage_collection() -> None:
+    """Takes the modules out of every collection, and collects less often.
+
+    A payment makes hundreds of objects that reference counts free; looking for cycles among
+    all of a process's objects each 700 of them cost 8 % of its processor time.
+    """
+    gc.collect()
+    gc.freeze()
+    gc.set_threshold(50_000, 20, 100)
 
 
 async def _awaited(work: Background) -> None:

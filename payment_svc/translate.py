@@ -12,6 +12,7 @@ from paymesh.payment.v1 import payment_pb2 as pb
 from paymesh.payment.v1 import payment_service_pb2 as service_pb
 
 from mesh import ids
+from mesh.clock import timestamp
 from mesh.errors import Violation, validation_failed
 from mesh.money import Money
 from mesh.paging import Position
@@ -89,8 +90,8 @@ def payment_message(payment: Payment) -> pb.Payment:
         capture_method=pb.CaptureMethod.ValueType(payment.capture_method),
         orders=[_order_message(order) for order in payment.orders],
         metadata=payment.metadata,
-        create_time=_timestamp(payment.create_time),
-        update_time=_timestamp(payment.update_time),
+        create_time=timestamp(payment.create_time),
+        update_time=timestamp(payment.update_time),
     )
 
 
@@ -126,7 +127,7 @@ def _operation_message(operation: Operation) -> pb.Operation:
         state=pb.OperationState.ValueType(operation.state),
         source=pb.EvidenceSource.ValueType(operation.evidence),
         psp_reference=operation.psp_reference,
-        create_time=_timestamp(operation.create_time),
+        create_time=timestamp(operation.create_time),
     )
 
 
@@ -142,9 +143,3 @@ def _time(field: str, stamp: Timestamp) -> datetime:
         return time + timedelta(microseconds=1) if stamp.nanos % 1000 else time
     except (ValueError, OverflowError) as error:
         raise validation_failed(Violation(field, "is not a time")) from error
-
-
-def _timestamp(time: datetime) -> Timestamp:
-    stamp = Timestamp()
-    stamp.FromDatetime(time)
-    return stamp

@@ -9,17 +9,10 @@ from __future__ import annotations
 
 import asyncio
 from collections.abc import Sequence
-from dataclasses import dataclass
 from uuid import UUID
 
 from mesh.db import CommitFailed, Database
 from payment_svc import operations
-
-
-@dataclass(slots=True)
-class _Wait:
-    rests: asyncio.Future[None]
-    callers: int = 0
 
 
 class Waiting:
@@ -30,7 +23,7 @@ class Waiting:
         self._database = database
         self._poll_s = poll_s
         self._carried: dict[UUID, set[int]] = {}
-        self._waits: dict[UUID, _Wait] = {}
+        self._waits: dict[UUID, set[asyncio.Future[None]]] = {}
         self._closing = False
 
     def carry(self, payment_id: UUID, positions: Sequence[int]) -> None:
@@ -61,17 +54,17 @@ class Waiting:
         """Returns when the payment rests, or after `timeout_s` seconds."""
         if self._closing:
             return
-        wait = self._waits.get(payment_id)
-        if wait is None:
-            wait = _Wait(asyncio.get_running_loop().create_future())
-            self._waits[payment_id] = wait
-        wait.callers += 1
+        loop = asyncio.get_running_loop()
+        woken: asyncio.Future[None] = loop.create_future()
+        callers = self._waits.setdefault(payment_id, set())
+        callers.add(woken)
+        patience = loop.call_later(timeout_s, _wake, woken)
         try:
-            # Not wait_for: one caller's time must not cancel what others wait for.
-            await asyncio.wait([wait.rests], timeout=timeout_s)
+            await woken
         finally:
-            wait.callers -= 1
-            if not wait.callers and self._waits.get(payment_id) is wait:
+            patience.cancel()
+            callers.discard(woken)
+            if not callers and self._waits.get(payment_id) is callers:
                 del self._waits[payment_id]
 
     async def run(self) -> None:
@@ -88,6 +81,10 @@ class Waiting:
                 continue  # logged by whom it stops; these callers only wait a little longer
 
     def _wake(self, payment_id: UUID) -> None:
-        wait = self._waits.pop(payment_id, None)
-        if wait is not None and not wait.rests.done():
-            wait.rests.set_result(None)
+        for woken in self._waits.pop(payment_id, ()):
+            _wake(woken)
+
+
+def _wake(woken: asyncio.Future[None]) -> None:
+    if not woken.done():
+        woken.set_result(None)

@@ -2,11 +2,9 @@
 
 from __future__ import annotations
 
-from datetime import datetime
 from typing import Any
 
 import grpc
-from google.protobuf.timestamp_pb2 import Timestamp
 from paymesh.common.v1 import money_pb2
 from paymesh.wallet.v1 import (
     wallet_posting_service_pb2,
@@ -17,6 +15,7 @@ from paymesh.wallet.v1 import (
 
 from mesh import ids, money, paging
 from mesh.batching import Writer
+from mesh.clock import timestamp
 from mesh.db import CommitUnknown, Database, NotCommitted
 from mesh.errors import MeshError, Reason, Violation
 from mesh.status import to_status
@@ -147,11 +146,5 @@ def _listed(movement: ListedMovement) -> wallet_service_pb2.Movement:
             amount_minor=movement.amount_minor, currency_code=movement.currency_code
         ),
         order_id=movement.order_id.hex,
-        create_time=_timestamp(movement.create_time),
+        create_time=timestamp(movement.create_time),
     )
-
-
-def _timestamp(time: datetime) -> Timestamp:
-    timestamp = Timestamp()
-    timestamp.FromDatetime(time)
-    return timestamp
