@@ -72,7 +72,7 @@ class ExecutorStream:
         self._asked: dict[UUID, _Asked] = {}
         self._acknowledged: dict[int, asyncio.Event] = {}
         self._last_list_id = 0
-        self._to_send: asyncio.Queue[tuple[int, Sequence[Item]]] = asyncio.Queue()
+        self._to_send: asyncio.Queue[tuple[int, Sequence[Item]] | None] = asyncio.Queue()
 
     async def execute(self, items: Sequence[Item]) -> None:
         """Sends a list; returns when its intents are committed, or the stream broke.
@@ -135,12 +135,19 @@ class ExecutorStream:
         unanswered = _chunks([asked.item for asked in self._asked.values()])
         # No deadline: it stands for as long as both sides live, which keepalive watches.
         call = self._stub.Execute(self._requests(unanswered), wait_for_ready=True)
-        async for response in call:
-            for list_id in response.committed_list_ids:
-                if list_id in self._acknowledged:
-                    self._acknowledged.pop(list_id).set()
-            if delivered := [d for o in response.outcomes if (d := self._answered(o)) is not None]:
-                self._deliver(delivered)
+        try:
+            async for response in call:
+                self._take(response)
+        finally:
+            # Ends the generator of requests, which else waits for ever with gRPC's own task.
+            self._to_send.put_nowait(None)
+
+    def _take(self, response: executor_pb.ExecuteResponse) -> None:
+        for list_id in response.committed_list_ids:
+            if list_id in self._acknowledged:
+                self._acknowledged.pop(list_id).set()
+        if delivered := [d for o in response.outcomes if (d := self._answered(o)) is not None]:
+            self._deliver(delivered)
 
     def _answered(self, outcome: executor_pb.OperationOutcome) -> tuple[Item, Outcome] | None:
         """The item that is told of, and what; None if it was told before or never asked."""
@@ -169,9 +176,8 @@ class ExecutorStream:
         queue = self._to_send
         for items in unanswered:
             yield _execute_request(0, items)
-        while True:
-            list_id, items = await queue.get()
-            yield _execute_request(list_id, items)
+        while (asked := await queue.get()) is not None:
+            yield _execute_request(*asked)
 
 
 @dataclass(frozen=True, slots=True)

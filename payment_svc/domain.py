@@ -56,6 +56,10 @@ class OperationState(IntEnum):
     UNKNOWN = 4
 
 
+CHARGE = 1
+"""The only kind of operation so far; the number is that of the contract."""
+
+
 class FailurePolicy(IntEnum):
     """What one order's failure means for the others."""
 

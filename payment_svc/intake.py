@@ -156,11 +156,10 @@ class Intake:
 
     def _written(self, written: list[Written], epoch: int) -> list[Written]:
         for answer in written:
-            if isinstance(answer, Accepted) and answer.new:
+            if isinstance(answer, Accepted) and answer.create_time is not None:
                 self._free(answer.payment.payment_id)
-                carried = items_of(answer.payment, epoch)
-                self._waiting.carry(answer.payment.payment_id, range(len(carried)))
-                self._conveyor.put(carried)
+                self._waiting.carry(answer.payment, answer.create_time)
+                self._conveyor.put(items_of(answer.payment, epoch))
             elif isinstance(answer, Recorded):
                 self._finished(answer)
         return written
@@ -168,7 +167,7 @@ class Intake:
     def _finished(self, answer: Recorded) -> None:
         progress, item = answer.progress, answer.progress.item
         seconds = self._conveyor.forget(item)
-        if not answer.owned:
+        if answer.update_time is None:
             # Taken over, or written by a commit whose answer was lost.
             log.info("order_not_ours", **_ids(progress), epoch=item.epoch)
             self._waiting.lost(item.payment_id)
@@ -186,7 +185,7 @@ class Intake:
             # Whoever comes first drives it on, here or elsewhere, and only the latter tells.
             self._waiting.lost(item.payment_id)
         else:
-            self._waiting.rested(item.payment_id, item.position)
+            self._waiting.rested(progress, answer.update_time)
 
 
 def _orders(item: NewPayment | Progress) -> int:

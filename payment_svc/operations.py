@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Callable, Mapping, Sequence, Set
 from dataclasses import dataclass
+from datetime import datetime
 from typing import TypeAlias
 from uuid import UUID
 
@@ -24,18 +25,31 @@ from payment_svc.domain import (
 
 @dataclass(frozen=True, slots=True)
 class Accepted:
-    """A payment that is stored. new: by this very call."""
+    """A payment that is stored. create_time: when, by this very call; None for a replay."""
 
     payment: NewPayment
-    new: bool
+    create_time: datetime | None
+
+    @property
+    def new(self) -> bool:
+        """Whether this very call stored it."""
+        return self.create_time is not None
 
 
 @dataclass(frozen=True, slots=True)
 class Recorded:
-    """Progress that was looked at. owned: written; else another replica has the item."""
+    """Progress that was looked at. update_time: when it was written; None if it was not.
+
+    It is not written when another replica has the item, or when it was written before.
+    """
 
     progress: Progress
-    owned: bool
+    update_time: datetime | None
+
+    @property
+    def owned(self) -> bool:
+        """Whether it was written."""
+        return self.update_time is not None
 
 
 Written: TypeAlias = Accepted | Recorded | MeshError
@@ -55,24 +69,25 @@ async def write(
         if isinstance(item, NewPayment):
             asked.setdefault(item.payment_id, item)  # of equal keys the first one is stored
 
-    async def work(connection: AsyncConnection) -> tuple[set[UUID], set[UUID]]:
-        owned = await store.record(connection, progress) if progress else set()
+    async def work(
+        connection: AsyncConnection,
+    ) -> tuple[dict[UUID, datetime], dict[UUID, datetime]]:
+        owned = await store.record(connection, progress) if progress else {}
         # In one order everywhere: two replicas with the same keys would wait for each other.
         payments = sorted(asked.values(), key=lambda payment: payment.payment_id)
-        new = await store.insert_payments(connection, payments, epoch) if payments else set()
+        new = await store.insert_payments(connection, payments, epoch) if payments else {}
         return owned, new
 
     owned, new = await database.commit("payment.write", work, one_write=not (progress and asked))
-    stored = await _stored(database, asked, new)
+    stored = await _stored(database, asked, new.keys())
 
     def result(item: NewPayment | Progress) -> Written:
         if isinstance(item, Progress):
-            return Recorded(item, item.item.operation_id in owned)
-        if item.payment_id in new:
-            new.remove(item.payment_id)
-            return Accepted(item, new=True)
+            return Recorded(item, owned.get(item.item.operation_id))
+        if create_time := new.pop(item.payment_id, None):
+            return Accepted(item, create_time)
         fields = differences(item, stored[item.payment_id])
-        return request_id_reused(fields) if fields else Accepted(item, new=False)
+        return request_id_reused(fields) if fields else Accepted(item, None)
 
     return [result(item) for item in items]
 

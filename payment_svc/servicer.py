@@ -61,9 +61,12 @@ class PaymentServicer(PaymentServiceServicer):
             raise outcome_unknown("the payment was accepted")
         accepted = accepting.result()
         try:
-            if accepted.new or not await self._rests(payment.payment_id):
-                await self._waiting.wait(payment.payment_id, max(0.0, answer_at - loop.time()))
-            stored = await self._reader.get(payment.payment_id)
+            stored = None if accepted.new else await self._reader.get(payment.payment_id)
+            if stored is None or not stored.rests:
+                left_s = max(0.0, answer_at - loop.time())
+                stored = await self._waiting.wait(payment.payment_id, left_s)
+            if stored is None:
+                stored = await self._reader.get(payment.payment_id)
         except CommitFailed:
             # It is accepted, and goes on; only how it stands can't be told now.
             raise outcome_unknown("the payment ended") from None
@@ -87,10 +90,6 @@ class PaymentServicer(PaymentServiceServicer):
             last = found[len(messages) - 1]
             token = encode_token(request, Position(last.create_time, last.payment_id))
         return pb.ListPaymentsResponse(payments=messages, next_page_token=token)
-
-    async def _rests(self, payment_id: Any) -> bool:
-        stored = await self._reader.get(payment_id)
-        return stored is not None and stored.rests
 
 
 def _caller(context: Context) -> str:

@@ -7,6 +7,7 @@ from __future__ import annotations
 
 import json
 from collections.abc import Sequence
+from datetime import datetime
 from itertools import groupby
 from typing import Any
 from uuid import UUID
@@ -25,8 +26,6 @@ from payment_svc.domain import (
     OrderState,
     Progress,
 )
-
-_CHARGE = 1
 
 # One statement, so that a payment never exists without its orders. Lists travel as one
 # JSON value: half the cost of arrays on the Python side. RETURNING gives new rows only.
@@ -59,11 +58,11 @@ WITH asked_payment AS (
 ), new_operation AS (
   INSERT INTO operation (payment_id, operation_id, position, kind, amount_minor, state,
     create_time, epoch)
-  SELECT payment_id, operation_id, position, {_CHARGE}, amount_minor,
+  SELECT payment_id, operation_id, position, {domain.CHARGE}, amount_minor,
     {OperationState.PENDING.value}, create_time, :epoch
   FROM asked_order
 )
-SELECT payment_id FROM new_payment
+SELECT payment_id, create_time FROM new_payment
 """)
 
 _SELECT_REQUESTS = text("""
@@ -124,7 +123,7 @@ WITH asked AS (
   WHERE p.payment_id = d.payment_id
 )
 -- An owner that is wrong about an order's state is a bug: the division fails the statement.
-SELECT operation_id,
+SELECT operation_id, {DB_NOW} AS update_time,
   1 / (CASE WHEN (SELECT count(*) FROM moved) = (SELECT count(*) FROM changed)
        THEN 1 ELSE 0 END) AS whole
 FROM moved
@@ -187,8 +186,8 @@ _RELEASE = text("UPDATE replica SET dead = true WHERE epoch = :epoch")
 
 async def insert_payments(
     connection: AsyncConnection, payments: Sequence[NewPayment], epoch: int
-) -> set[UUID]:
-    """Inserts payments that are not there yet, owned by `epoch`; answers which are new.
+) -> dict[UUID, datetime]:
+    """Inserts payments that are not there yet, owned by `epoch`; answers the new ones' times.
 
     The payment_ids must differ.
     """
@@ -214,7 +213,7 @@ async def insert_payments(
     found = await connection.execute(
         _INSERT, {"payments": json.dumps(rows), "orders": json.dumps(orders), "epoch": epoch}
     )
-    return {row.payment_id for row in found}
+    return {row.payment_id: row.create_time for row in found}
 
 
 async def select_requests(
@@ -245,15 +244,15 @@ async def select_requests(
     return requests
 
 
-async def record(connection: AsyncConnection, progress: Sequence[Progress]) -> set[UUID]:
-    """Writes what the owner learnt; answers the operation_ids that were still its own.
+async def record(connection: AsyncConnection, progress: Sequence[Progress]) -> dict[UUID, datetime]:
+    """Writes what the owner learnt; answers when, for what was still its own.
 
     A division by zero (BadData) if an owned item's order is in another state than its
     owner knew: a bug, and nothing is written.
     """
     items = [_progress_row(p) for p in sorted(progress, key=lambda p: p.item.payment_id)]
     found = await connection.execute(_RECORD, {"items": json.dumps(items)})
-    return {row.operation_id for row in found}
+    return {row.operation_id: row.update_time for row in found}
 
 
 async def take_due(connection: AsyncConnection, epoch: int, most: int) -> list[Item]:

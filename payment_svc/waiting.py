@@ -8,11 +8,13 @@ poll per process.
 from __future__ import annotations
 
 import asyncio
-from collections.abc import Sequence
+from datetime import datetime
 from uuid import UUID
 
 from mesh.db import CommitFailed, Database
 from payment_svc import operations
+from payment_svc.carried import Carried
+from payment_svc.domain import NewPayment, Payment, Progress
 
 
 class Waiting:
@@ -22,23 +24,27 @@ class Waiting:
         """`poll_s` is how often payments elsewhere are asked about."""
         self._database = database
         self._poll_s = poll_s
-        self._carried: dict[UUID, set[int]] = {}
-        self._waits: dict[UUID, set[asyncio.Future[None]]] = {}
+        self._carried: dict[UUID, Carried] = {}
+        self._waits: dict[UUID, set[asyncio.Future[Payment | None]]] = {}
         self._closing = False
 
-    def carry(self, payment_id: UUID, positions: Sequence[int]) -> None:
-        """Notes that this process drives these orders and will tell when they rest."""
-        self._carried[payment_id] = set(positions)
+    def carry(self, payment: NewPayment, create_time: datetime) -> None:
+        """Notes that this process drives a new payment and will tell when it rests."""
+        self._carried[payment.payment_id] = Carried(payment, create_time)
 
-    def rested(self, payment_id: UUID, position: int) -> None:
-        """Notes that an order rests; with the last one the callers are woken."""
-        positions = self._carried.get(payment_id)
-        if positions is None:
+    def rested(self, progress: Progress, update_time: datetime) -> None:
+        """Notes that an order rests; with the last one the callers are answered."""
+        payment_id = progress.item.payment_id
+        carried = self._carried.get(payment_id)
+        if carried is None:
             return
-        positions.discard(position)
-        if not positions:
+        if progress.item.attempt:
+            self.lost(payment_id)  # what its first trip taught is in the database alone
+            return
+        carried.rested[progress.item.position] = progress
+        if carried.rests():
             del self._carried[payment_id]
-            self._wake(payment_id)
+            self._wake(payment_id, carried.answer(update_time))
 
     def lost(self, payment_id: UUID) -> None:
         """Notes that this process will not tell: the payment is asked about instead."""
@@ -50,17 +56,20 @@ class Waiting:
         for payment_id in list(self._waits):
             self._wake(payment_id)
 
-    async def wait(self, payment_id: UUID, timeout_s: float) -> None:
-        """Returns when the payment rests, or after `timeout_s` seconds."""
+    async def wait(self, payment_id: UUID, timeout_s: float) -> Payment | None:
+        """Returns when the payment rests, or after `timeout_s` seconds.
+
+        With the payment, if this process drove it to its rest; else it has to be read.
+        """
         if self._closing:
-            return
+            return None
         loop = asyncio.get_running_loop()
-        woken: asyncio.Future[None] = loop.create_future()
+        woken: asyncio.Future[Payment | None] = loop.create_future()
         callers = self._waits.setdefault(payment_id, set())
         callers.add(woken)
         patience = loop.call_later(timeout_s, _wake, woken)
         try:
-            await woken
+            return await woken
         finally:
             patience.cancel()
             callers.discard(woken)
@@ -80,11 +89,11 @@ class Waiting:
             except CommitFailed:
                 continue  # logged by whom it stops; these callers only wait a little longer
 
-    def _wake(self, payment_id: UUID) -> None:
+    def _wake(self, payment_id: UUID, payment: Payment | None = None) -> None:
         for woken in self._waits.pop(payment_id, ()):
-            _wake(woken)
+            _wake(woken, payment)
 
 
-def _wake(woken: asyncio.Future[None]) -> None:
+def _wake(woken: asyncio.Future[Payment | None], payment: Payment | None = None) -> None:
     if not woken.done():
-        woken.set_result(None)
+        woken.set_result(payment)

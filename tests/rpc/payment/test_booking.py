@@ -55,7 +55,7 @@ async def test_a_caller_is_told_processing_while_it_can_not_be_booked(
     replica = await world.replica()
     books = getattr(world, name)
     books.fail = MeshError(Reason.DEPENDENCY_DOWN, "no database")
-    payment = await replica.create(request := checkout(1000), timeout_s=0.8)
+    payment = await replica.create(request := checkout(1000), timeout_s=3)
     assert payment.state == payment_pb2.PAYMENT_STATE_PROCESSING
     assert states_of(payment) == [CAPTURED]
     books.fail = None

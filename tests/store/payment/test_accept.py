@@ -29,7 +29,9 @@ async def count(database: Database, table: str) -> int:
 
 async def test_a_new_payment_is_stored_with_its_orders_and_operations(database: Database) -> None:
     payment = new_payment(new_order(300, "a", commission_minor=30), new_order(700, "b"))
-    assert await accept(database, payment) == [Accepted(payment, new=True)]
+    (accepted,) = await accept(database, payment)
+    assert isinstance(accepted, Accepted)
+    assert accepted.new
 
     stored = (await operations.payments(database, [payment.payment_id]))[payment.payment_id]
     assert stored.state is PaymentState.PROCESSING
@@ -45,7 +47,7 @@ async def test_a_new_payment_is_stored_with_its_orders_and_operations(database: 
 async def test_the_same_request_again_is_a_replay_and_stores_nothing(database: Database) -> None:
     payment = new_payment(new_order(), new_order())
     await accept(database, payment)
-    assert await accept(database, payment, epoch=2) == [Accepted(payment, new=False)]
+    assert await accept(database, payment, epoch=2) == [Accepted(payment, None)]
     assert [await count(database, t) for t in ("payment", "payment_order", "operation")] == [
         1,
         2,
@@ -67,8 +69,9 @@ async def test_one_key_many_times_in_one_list_makes_one_payment(database: Databa
     payment = new_payment()
     other = replace(payment, buyer_id="somebody else")
     first, second, third = await accept(database, payment, payment, other)
-    assert first == Accepted(payment, new=True)
-    assert second == Accepted(payment, new=False)
+    assert isinstance(first, Accepted)
+    assert first.new
+    assert second == Accepted(payment, None)
     assert isinstance(third, MeshError)
     assert third.metadata == {"fields": "buyer_id"}
     assert await count(database, "payment_order") == 1
@@ -90,7 +93,7 @@ async def test_text_comes_back_as_it_was_sent(database: Database) -> None:
         metadata={strange[:40]: strange},
     )
     await accept(database, payment)
-    assert await accept(database, payment) == [Accepted(payment, new=False)]
+    assert await accept(database, payment) == [Accepted(payment, None)]
 
 
 async def test_a_row_that_the_database_refuses_fails_alone(database: Database) -> None:

@@ -117,4 +117,5 @@ async def test_accepts_and_finishes_share_a_commit(database: Database) -> None:
     assert isinstance(done, Recorded)
     assert done.owned
     assert await state_of(database, payment.payment_id) is PaymentState.PROCESSING
-    assert new == operations.Accepted(payment, new=True)
+    assert isinstance(new, operations.Accepted)
+    assert new.new
