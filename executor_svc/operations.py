@@ -90,7 +90,7 @@ async def write(database: Database, writes: Sequence[Write]) -> list[Written | M
 
     async def work(connection: AsyncConnection) -> list[Written | MeshError]:
         inserted = await store.insert(connection, intents)
-        resent = await store.mark_resent(connection, resends)
+        resent = await store.mark_resent(connection, sorted(resends))
         overdue = await store.read_overdue(
             connection, [(w.operation.operation_id, w.safe_s) for w in unresolved]
         )

@@ -190,8 +190,10 @@ async def record(
     if not findings:
         return {}
     by_id = {operation.operation_id: (operation, finding) for operation, finding in findings}
+    # In the one order of locks: two executors that drive the same operations find them in any.
+    ordered = sorted(findings, key=lambda found: found[0].operation_id.int)
     rows = await connection.execute(
-        _RECORD, {"findings": json.dumps([_finding(*found) for found in findings])}
+        _RECORD, {"findings": json.dumps([_finding(*found) for found in ordered])}
     )
     return {
         operation_id: _recorded(*by_id[operation_id], source, psp_reference, change_time)

@@ -37,9 +37,10 @@ from mesh.errors import MeshError, Reason
 T = TypeVar("T")
 Rows = Sequence[Row[Any]]
 
-# lock timeout < statement timeout < deadlines of calls (3 s and more) < lease (10 s):
+# deadlock_timeout of the server (1 s by default, so that a deadlock is told as one and
+# repeated) < lock timeout < statement timeout < deadlines of calls (3 s and more) < lease (10 s):
 # the innermost gives up first, so that nobody waits for one who has given up.
-LOCK_TIMEOUT_MS = 1_000
+LOCK_TIMEOUT_MS = 1_500
 STATEMENT_TIMEOUT_MS = 2_000
 IDLE_IN_TRANSACTION_TIMEOUT_MS = 5_000
 CONNECT_TIMEOUT_S = 2

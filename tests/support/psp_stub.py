@@ -39,7 +39,7 @@ async def serving(
 ) -> AsyncIterator[PspServiceAsyncStub]:
     """A stub of `database_url` with these settings, and a client of it."""
     given = Settings(port=0, database_url=database_url, drain_s=0, **settings)
-    database = database or Database(database_url, application_name="test")
+    database = database or Database(database_url, application_name="test", by_key=False)
     server, writer = wire(given, database)
     background = asyncio.ensure_future(writer())
     await server.start()

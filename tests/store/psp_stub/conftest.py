@@ -23,7 +23,7 @@ def psp_url(postgres_server: PostgresServer) -> str:
 @pytest_asyncio.fixture
 async def database(psp_url: str) -> AsyncIterator[Database]:
     """A pool of the app role."""
-    database = Database(psp_url, application_name="test")
+    database = Database(psp_url, application_name="test", by_key=False)
     yield database
     await database.close()
 

@@ -239,7 +239,7 @@ async def test_memory_and_pending_are_by_the_databases_time(
 ) -> None:
     url = own_database(postgres_server)
     asks = [new_ask(), new_ask("tok_pending_success")]
-    database = Database(url, application_name="test")
+    database = Database(url, application_name="test", by_key=False)
     day = make_operations(database, key_memory_s=86_400)
     _, pending = await day.charge(asks)
     assert charge_of(pending).state is State.PENDING
@@ -247,7 +247,7 @@ async def test_memory_and_pending_are_by_the_databases_time(
 
     for offset, known in (("23 hours 59 minutes", 2), ("24 hours 1 minute", 0)):
         _set_clock(postgres_server, url, offset)
-        database = Database(url, application_name="test")
+        database = Database(url, application_name="test", by_key=False)
         day = make_operations(database, key_memory_s=86_400)
         found = await day.look_up([ask.idempotency_key for ask in asks])
         assert len(found) == known
