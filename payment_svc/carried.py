@@ -10,17 +10,8 @@ from dataclasses import dataclass, field
 from datetime import datetime
 
 from mesh.money import Money
-from payment_svc.domain import (
-    CHARGE,
-    Evidence,
-    NewPayment,
-    Operation,
-    OperationState,
-    Order,
-    Payment,
-    Progress,
-    payment_state,
-)
+from payment_svc.domain import CHARGE, Evidence, NewPayment, OperationState, Progress, payment_state
+from payment_svc.views import Operation, Order, Payment
 
 
 @dataclass(slots=True)

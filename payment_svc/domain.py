@@ -5,7 +5,6 @@ from __future__ import annotations
 from collections import Counter
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
-from datetime import datetime
 from enum import Enum, IntEnum
 from typing import TypeAlias
 from uuid import UUID
@@ -378,55 +377,3 @@ def items_of(payment: NewPayment, epoch: int) -> list[Item]:
             )
         )
     return items
-
-
-# --- as it is read ------------------------------------------------------------------------
-
-
-@dataclass(frozen=True, slots=True)
-class Operation:
-    """One thing that was asked of the PSP, as stored."""
-
-    operation_id: UUID
-    kind: int
-    amount: Money
-    state: OperationState
-    evidence: Evidence
-    psp_reference: str
-    create_time: datetime
-
-
-@dataclass(frozen=True, slots=True)
-class Order:
-    """One order, as stored; amounts in minor units of the amount's currency."""
-
-    order_id: UUID
-    seller_id: str
-    amount: Money
-    commission_minor: int
-    reference: str
-    state: OrderState
-    captured_minor: int
-    decline_category: int
-    decline_code: str
-    attention_reason: str
-    operations: Sequence[Operation]
-
-
-@dataclass(frozen=True, slots=True)
-class Payment:
-    """One payment, as stored."""
-
-    payment_id: UUID
-    caller: str
-    request_id: str
-    buyer_id: str
-    state: PaymentState
-    failure_policy: int
-    capture_method: int
-    metadata: Mapping[str, str]
-    create_time: datetime
-    update_time: datetime
-    orders: Sequence[Order]
-    rests: bool
-    """Whether no order is under way or about to be: a caller need not wait."""

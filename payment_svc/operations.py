@@ -13,14 +13,8 @@ from sqlalchemy.ext.asyncio import AsyncConnection
 from mesh.db import CommitFailed, CommitUnknown, Database
 from mesh.errors import MeshError
 from payment_svc import store, store_reads
-from payment_svc.domain import (
-    Item,
-    NewPayment,
-    Payment,
-    Progress,
-    differences,
-    request_id_reused,
-)
+from payment_svc.domain import Item, NewPayment, Progress, differences, request_id_reused
+from payment_svc.views import Payment
 
 
 @dataclass(frozen=True, slots=True)

@@ -10,7 +10,7 @@ from mesh.batching import Stage
 from mesh.db import Database
 from mesh.errors import MeshError, Reason
 from payment_svc import operations
-from payment_svc.domain import Payment
+from payment_svc.views import Payment
 
 # Reads don't wait for each other as writes do; a second list keeps a lone reader from
 # waiting behind a long one.

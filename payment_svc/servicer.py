@@ -15,10 +15,11 @@ from mesh.db import CommitFailed, Database
 from mesh.errors import MeshError, Reason, Violation, outcome_unknown, validation_failed
 from mesh.paging import Position, decode_token, encode_token, fitting, page_size
 from payment_svc import operations
-from payment_svc.domain import Payment, check_amounts
+from payment_svc.domain import check_amounts
 from payment_svc.intake import Intake
 from payment_svc.reader import Reader
 from payment_svc.translate import list_filters, new_payment, payment_id_of, payment_message
+from payment_svc.views import Payment
 from payment_svc.waiting import Waiting
 
 Context: TypeAlias = "grpc.aio.ServicerContext[Any, Any]"

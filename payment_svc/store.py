@@ -18,14 +18,7 @@ from sqlalchemy.ext.asyncio import AsyncConnection
 from mesh import ids
 from mesh.clock import DB_NOW
 from payment_svc import domain
-from payment_svc.domain import (
-    Item,
-    NewOrder,
-    NewPayment,
-    OperationState,
-    OrderState,
-    Progress,
-)
+from payment_svc.domain import Item, NewOrder, NewPayment, OperationState, OrderState, Progress
 
 # One statement, so that a payment never exists without its orders. Lists travel as one
 # JSON value: half the cost of arrays on the Python side. RETURNING gives new rows only.

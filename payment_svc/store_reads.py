@@ -11,15 +11,8 @@ from sqlalchemy import Row, TextClause, text
 from sqlalchemy.ext.asyncio import AsyncConnection
 
 from mesh.money import Money
-from payment_svc.domain import (
-    Evidence,
-    Operation,
-    OperationState,
-    Order,
-    OrderState,
-    Payment,
-    PaymentState,
-)
+from payment_svc.domain import Evidence, OperationState, OrderState, PaymentState
+from payment_svc.views import Operation, Order, Payment
 
 _SELECT_PAYMENTS = text("""
 SELECT p.payment_id, p.caller, p.request_id, p.buyer_id, p.state AS payment_state,

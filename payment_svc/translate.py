@@ -16,15 +16,8 @@ from mesh.clock import timestamp
 from mesh.errors import Violation, validation_failed
 from mesh.money import Money
 from mesh.paging import Position
-from payment_svc.domain import (
-    CaptureMethod,
-    FailurePolicy,
-    NewOrder,
-    NewPayment,
-    Operation,
-    Order,
-    Payment,
-)
+from payment_svc.domain import CaptureMethod, FailurePolicy, NewOrder, NewPayment
+from payment_svc.views import Operation, Order, Payment
 
 
 def new_payment(request: service_pb.CreatePaymentRequest, caller: str) -> NewPayment:

@@ -14,7 +14,8 @@ from uuid import UUID
 from mesh.db import CommitFailed, Database
 from payment_svc import operations
 from payment_svc.carried import Carried
-from payment_svc.domain import NewPayment, Payment, Progress
+from payment_svc.domain import NewPayment, Progress
+from payment_svc.views import Payment
 
 
 class Waiting:

@@ -10,14 +10,7 @@ import pytest
 
 from mesh.db import BadData, Database
 from payment_svc import operations
-from payment_svc.domain import (
-    Item,
-    NewPayment,
-    OrderState,
-    PaymentState,
-    items_of,
-    payment_state,
-)
+from payment_svc.domain import Item, NewPayment, OrderState, PaymentState, items_of, payment_state
 from payment_svc.operations import Recorded
 from tests.support.payments import new_order, new_payment, progress
 
