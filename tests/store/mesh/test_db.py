@@ -57,7 +57,7 @@ async def test_what_the_work_raises_passes_and_rolls_back(
     ("setting", "value"),
     [
         ("statement_timeout", "2s"),
-        ("lock_timeout", "1s"),
+        ("lock_timeout", "1500ms"),
         ("idle_in_transaction_session_timeout", "5s"),
         ("TimeZone", "UTC"),
         ("transaction_isolation", "read committed"),
