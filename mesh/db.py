@@ -13,14 +13,13 @@ from __future__ import annotations
 import asyncio
 import random
 import select
-from collections.abc import Awaitable, Callable, Sequence
+from collections.abc import Awaitable, Callable
 from enum import Enum, auto
 from functools import partial
 from typing import Any, TypeVar
 
 import psycopg
 from sqlalchemy import Connection, event, make_url
-from sqlalchemy.engine import Row
 from sqlalchemy.exc import (
     DataError,
     DBAPIError,
@@ -35,7 +34,6 @@ from sqlalchemy.ext.asyncio import AsyncConnection, AsyncEngine, create_async_en
 from mesh.errors import MeshError, Reason
 
 T = TypeVar("T")
-Rows = Sequence[Row[Any]]
 
 # deadlock_timeout of the server (1 s by default, so that a deadlock is told as one and
 # repeated) < lock timeout < statement timeout < deadlines of calls (3 s and more) < lease (10 s):
