@@ -161,6 +161,19 @@ MOVES: Mapping[Outcome, Move] = {outcome: _moves(outcome) for outcome in Outcome
 """The table seen from the outcomes, as a conditional update needs it: each has one target."""
 
 
+_EVIDENCE = frozenset({Outcome.CAPTURED, Outcome.DECLINED, Outcome.PENDING, Outcome.WRONG_AMOUNT})
+
+RESTART_MOVES: Mapping[Outcome, Move] = {
+    outcome: Move(move.target, move.origins | {State.PARKED}) if outcome in _EVIDENCE else move
+    for outcome, move in MOVES.items()
+}
+"""The same in a round that an operator asked for: then evidence also moves what is parked.
+
+But an amount that was captured is replaced by another captured amount only: what the PSP
+once took is not forgotten because it now says "declined" or "pending".
+"""
+
+
 class Operation(NamedTuple):
     """What is asked: one operation at the PSP for one order."""
 

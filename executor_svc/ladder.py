@@ -27,7 +27,16 @@ import structlog
 
 from executor_svc import domain, operations
 from executor_svc.clients import Answers, Psp
-from executor_svc.domain import RESTING, Answer, Finding, NotFound, Operation, Source, Stored
+from executor_svc.domain import (
+    RESTING,
+    Answer,
+    Finding,
+    NotFound,
+    Operation,
+    Source,
+    State,
+    Stored,
+)
 from executor_svc.operations import Found, Intent, MaySend, Resend, Unresolved, Write, Written
 from mesh.batching import MAX_LIST_ITEMS, Writer
 from mesh.db import CommitUnknown, Database, NotCommitted
@@ -38,10 +47,14 @@ log = structlog.get_logger()
 
 @dataclass(slots=True, eq=False, kw_only=True)
 class Run:
-    """One round of one operation. detail: what came instead of evidence, for people."""
+    """One round of one operation. detail: what came instead of evidence, for people.
+
+    restart: whether an operator asked for the round, so that what is parked is no end of it.
+    """
 
     operation: Operation
     psp_key: UUID
+    restart: bool = False
     resent: bool = False
     detail: str = ""
 
@@ -131,7 +144,7 @@ class Ladder:
         if isinstance(result, Stored):
             if fields := domain.differences(run.operation, result.operation):
                 result = conflict(fields)
-            elif result.state not in RESTING:
+            elif result.state not in RESTING or (run.restart and result.state is State.PARKED):
                 return False
         self._end(run, result)
         return True
@@ -237,7 +250,7 @@ class Ladder:
             return
         send_by = _now() + capabilities.safe_s
         results = await self._writer.write(
-            [Resend(run.operation, capabilities.safe_s) for run in runs],
+            [Resend(run.operation, capabilities.safe_s, run.restart) for run in runs],
             durable=False,
         )
         clear: list[Run] = []
@@ -258,7 +271,7 @@ class Ladder:
     async def _store_found(self, found: list[tuple[Run, Finding]]) -> None:
         """Stores evidence, however long the database takes, and tells it."""
         results = await self._writer.write(
-            [Found(run.operation, finding) for run, finding in found], durable=True
+            [Found(run.operation, finding, run.restart) for run, finding in found], durable=True
         )
         for (run, finding), result in zip(found, results, strict=True):
             if isinstance(result, Stored) and domain.contradicts(result, finding):

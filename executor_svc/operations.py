@@ -35,18 +35,21 @@ class Intent(NamedTuple):
 class Resend(NamedTuple):
     """The operation is about to be sent again under the same key.
 
-    safe_s: how long after the first send that is safe, in seconds.
+    safe_s: how long after the first send that is safe, in seconds. restart: whether an
+    operator asked for this round.
     """
 
     operation: Operation
     safe_s: float
+    restart: bool = False
 
 
 class Found(NamedTuple):
-    """The PSP gave evidence."""
+    """The PSP gave evidence. restart: whether an operator asked for this round."""
 
     operation: Operation
     finding: Finding
+    restart: bool = False
 
 
 class Unresolved(NamedTuple):
@@ -78,13 +81,16 @@ async def write(database: Database, writes: Sequence[Write]) -> list[Written | M
 
     Idempotent on operation_id; evidence goes before the lack of it. An Intent may send if
     its row is new; a Resend, if the state is one to resend in and its time is not over, by
-    the database's clock. Whatever moves nothing, because another writer was first or the
-    state is terminal, is answered with the row as it is stored. Errors: those of
-    Database.commit; of an item, INTERNAL for an operation whose row is gone (a database
-    that was restored to an earlier time).
+    the database's clock; an operator's Resend also if it is parked and nothing was
+    captured. Whatever moves nothing, because another writer was first or the state is
+    terminal, is answered with the row as it is stored. Errors: those of Database.commit; of
+    an item, INTERNAL for an operation whose row is gone (a database that was restored to an
+    earlier time).
     """
     intents = [(w.operation, w.psp_key, w.source) for w in writes if isinstance(w, Intent)]
-    resends = [(w.operation.operation_id, w.safe_s) for w in writes if isinstance(w, Resend)]
+    resends = [
+        (w.operation.operation_id, w.safe_s, w.restart) for w in writes if isinstance(w, Resend)
+    ]
     found = [w for w in writes if isinstance(w, Found)]
     unresolved = [w for w in writes if isinstance(w, Unresolved)]
 
@@ -95,7 +101,9 @@ async def write(database: Database, writes: Sequence[Write]) -> list[Written | M
             connection, [(w.operation.operation_id, w.safe_s) for w in unresolved]
         )
         findings = {w.operation.operation_id: _without_evidence(w, overdue) for w in unresolved}
-        findings.update((w.operation.operation_id, (w.operation, w.finding)) for w in found)
+        findings.update(
+            (w.operation.operation_id, (w.operation, w.finding, w.restart)) for w in found
+        )
         stored = await store.record(connection, list(findings.values()))
         clear = [_may_send(w, inserted, resent) for w in writes]
         untold = {
@@ -130,10 +138,10 @@ def _may_send(write: Write, inserted: set[UUID], resent: set[UUID]) -> bool:
     return isinstance(write, Resend) and write.operation.operation_id in resent
 
 
-def _without_evidence(write: Unresolved, overdue: set[UUID]) -> tuple[Operation, Finding]:
+def _without_evidence(write: Unresolved, overdue: set[UUID]) -> tuple[Operation, Finding, bool]:
     if write.operation.operation_id not in overdue:
-        return write.operation, UNKNOWN
-    return write.operation, FORGOTTEN if write.not_found else OVERDUE
+        return write.operation, UNKNOWN, False
+    return write.operation, FORGOTTEN if write.not_found else OVERDUE, False
 
 
 def _row_gone(write: Write) -> MeshError:

@@ -8,7 +8,7 @@ at once: see docs/decisions/0003-executor-has-no-leases.md.
 from __future__ import annotations
 
 import asyncio
-from collections.abc import Sequence
+from collections.abc import Sequence, Set
 from dataclasses import dataclass
 from typing import Protocol
 from uuid import UUID
@@ -73,10 +73,17 @@ class Runner:
         )
         self._runs: dict[UUID, _Run] = {}
 
-    def submit(self, listener: Listener, list_id: int, asked: Sequence[Operation]) -> None:
+    def submit(
+        self,
+        listener: Listener,
+        list_id: int,
+        asked: Sequence[Operation],
+        restarts: Set[UUID] = frozenset(),
+    ) -> None:
         """Starts or joins the operations' runs. Never blocks.
 
-        The listener is told once for each operation, and once of the list itself.
+        restarts: the operations for which an operator asked for this round. The listener is
+        told once for each operation, and once of the list itself.
         """
         loop = asyncio.get_running_loop()
         started = loop.time()
@@ -91,6 +98,7 @@ class Runner:
                 run = _Run(
                     operation=operation,
                     psp_key=ids.psp_key(operation.operation_id),
+                    restart=operation.operation_id in restarts,
                     started=started,
                     intended=intended,
                     listeners=[listener],
@@ -100,6 +108,7 @@ class Runner:
             elif fields := domain.differences(operation, run.operation):
                 listener.tell(operation.operation_id, conflict(fields), "")
             else:
+                run.restart |= operation.operation_id in restarts
                 run.listeners.append(listener)
                 awaited.add(run.intended)
         asyncio.gather(*awaited).add_done_callback(lambda _: listener.acknowledge(list_id))

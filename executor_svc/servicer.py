@@ -80,13 +80,16 @@ class ExecutorServicer(pb_grpc.ExecutorServiceServicer):
             raise error
         stream.expect(len(request.operations))
         operations: list[Operation] = []
+        restarts: set[UUID] = set()
         for item in request.operations:
             operation = _operation(item)
             if isinstance(operation, MeshError):
                 stream.refuse(item.operation_id[:_MAX_ID_CHARACTERS], operation)
             else:
                 operations.append(operation)
-        self._runner.submit(stream, request.list_id, operations)
+                if item.restart:
+                    restarts.add(operation.operation_id)
+        self._runner.submit(stream, request.list_id, operations, restarts)
 
 
 class _Stream:

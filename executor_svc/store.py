@@ -21,6 +21,7 @@ from sqlalchemy.ext.asyncio import AsyncConnection
 from executor_svc.domain import (
     MOVES,
     RESENDABLE,
+    RESTART_MOVES,
     DeclineCategory,
     Finding,
     Kind,
@@ -55,13 +56,18 @@ FROM operation o
 WHERE o.operation_id = ANY(cast(:operation_ids AS uuid[]))
 """)
 
-_MARK_RESENT = text("""
+# What was parked is unknown from here on: it is about to be asked for again.
+_MARK_RESENT = text(f"""
 UPDATE operation o
-SET send_count = o.send_count + 1
-FROM unnest(cast(:operation_ids AS uuid[]), cast(:safe_seconds AS double precision[]))
-  AS x (operation_id, safe_seconds)
+SET send_count = o.send_count + 1,
+    state = CASE o.state WHEN {State.PARKED.value} THEN {State.UNKNOWN.value} ELSE o.state END,
+    attention_reason = ''
+FROM unnest(cast(:operation_ids AS uuid[]), cast(:safe_seconds AS double precision[]),
+            cast(:restarts AS boolean[]))
+  AS x (operation_id, safe_seconds, restart)
 WHERE o.operation_id = x.operation_id
-  AND o.state = ANY(cast(:resendable AS smallint[]))
+  AND (o.state = ANY(cast(:resendable AS smallint[]))
+       OR x.restart AND o.state = {State.PARKED.value} AND o.captured_minor IS NULL)
   AND paymesh_now() < o.first_send_time + make_interval(secs => x.safe_seconds)
 RETURNING o.operation_id
 """)
@@ -95,15 +101,18 @@ FROM json_to_recordset(cast(:findings AS json)) AS x (
   captured_minor bigint, captured_currency text, fee_minor bigint, fee_currency text,
   decline_category smallint, decline_code text, attention_reason text)
 WHERE o.operation_id = x.operation_id AND (x.origins >> o.state) & 1 = 1
+  AND (o.captured_minor IS NULL OR x.captured_minor IS NOT NULL)
 RETURNING o.operation_id, o.source, o.psp_reference, o.change_time
 """)
 
 _RESENDABLE = sorted(RESENDABLE)
 
-# For each outcome: the state it leads to, and a set of bits, one for each state it moves.
-_MOVES: Mapping[Outcome, tuple[int, int]] = {
-    outcome: (int(move.target), sum(1 << state for state in move.origins))
-    for outcome, move in MOVES.items()
+# For each outcome, in a usual round and in an operator's: the state it leads to, and a set
+# of bits, one for each state it moves.
+_MOVES: Mapping[tuple[Outcome, bool], tuple[int, int]] = {
+    (outcome, restart): (int(move.target), sum(1 << state for state in move.origins))
+    for restart, moves in ((False, MOVES), (True, RESTART_MOVES))
+    for outcome, move in moves.items()
 }
 
 
@@ -154,17 +163,23 @@ async def read(connection: AsyncConnection, operation_ids: Sequence[UUID]) -> di
 
 
 async def mark_resent(
-    connection: AsyncConnection, resends: Sequence[tuple[UUID, float]]
+    connection: AsyncConnection, resends: Sequence[tuple[UUID, float, bool]]
 ) -> set[UUID]:
     """Counts one more send of the operations that may be sent again.
 
     Each comes with the seconds after its first send in which a resend is safe, by the
-    database's time. Returns the ids that may; the state or the time forbids the others.
+    database's time, and with whether an operator asked for it. Returns the ids that may;
+    the state or the time forbids the others.
     """
     if not resends:
         return set()
     rows = await connection.execute(
-        _MARK_RESENT, {"resendable": _RESENDABLE, **_with_seconds(resends)}
+        _MARK_RESENT,
+        {
+            "resendable": _RESENDABLE,
+            "restarts": [restart for _, _, restart in resends],
+            **_with_seconds([(operation_id, safe_s) for operation_id, safe_s, _ in resends]),
+        },
     )
     return set(rows.scalars())
 
@@ -180,16 +195,16 @@ async def read_overdue(
 
 
 async def record(
-    connection: AsyncConnection, findings: Sequence[tuple[Operation, Finding]]
+    connection: AsyncConnection, findings: Sequence[tuple[Operation, Finding, bool]]
 ) -> dict[UUID, Stored]:
     """Stores the findings that move their rows, by the table of states.
 
-    findings: no operation twice. Returns the rows that changed; the others stay as they
-    are.
+    findings: no operation twice; each with whether an operator asked. Returns the rows that
+    changed; the others stay as they are.
     """
     if not findings:
         return {}
-    by_id = {operation.operation_id: (operation, finding) for operation, finding in findings}
+    by_id = {operation.operation_id: (operation, finding) for operation, finding, _ in findings}
     # In the one order of locks: two executors that drive the same operations find them in any.
     ordered = sorted(findings, key=lambda found: found[0].operation_id.int)
     rows = await connection.execute(
@@ -201,8 +216,8 @@ async def record(
     }
 
 
-def _finding(operation: Operation, finding: Finding) -> dict[str, Any]:
-    state, origins = _MOVES[finding.outcome]
+def _finding(operation: Operation, finding: Finding, restart: bool) -> dict[str, Any]:
+    state, origins = _MOVES[finding.outcome, restart]
     fields: dict[str, Any] = {
         "operation_id": operation.operation_id.hex,
         "state": state,

@@ -50,6 +50,11 @@ def first_charge_id(order: UUID) -> UUID:
     return _derive("charge", _lead(order), order.hex)
 
 
+def retry_id(payment: UUID, caller: str, request_id: str) -> UUID:
+    """An operator's wish that a payment's parked orders are driven again."""
+    return _derive("retry", _lead(payment), payment.hex, caller, request_id)
+
+
 def psp_key(operation: UUID, revision: int = 0) -> UUID:
     """The idempotency key under which the PSP knows an operation."""
     return _derive("psp_key", _lead(operation), operation.hex, str(revision))

@@ -214,7 +214,7 @@ async def _fail(method: str, context: Context, error: BaseException, started: fl
     if not isinstance(error, Exception):
         return
     if not isinstance(error, MeshError) or _is_unlogged_bug(error):
-        await abort(context, _crashed(method, error, started))
+        await abort(context, crashed(method, error, started))
     peer_code = ""
     if not error.reason:
         # A call on behalf of this one ended without a clear answer, and so does this one.
@@ -230,7 +230,7 @@ def _is_unlogged_bug(error: MeshError) -> bool:
     return error.reason is Reason.INTERNAL and "error_id" not in error.metadata
 
 
-def _crashed(method: str, error: Exception, started: float) -> MeshError:
+def crashed(method: str, error: Exception, started: float) -> MeshError:
     """The answer to a bug: where to find it in the log, and nothing of what it is."""
     error_id = uuid.uuid4().hex
     log.error(

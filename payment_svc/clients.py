@@ -266,6 +266,7 @@ def _execute_request(list_id: int, items: Sequence[Item]) -> executor_pb.Execute
                 kind=payment_pb2.OPERATION_KIND_CHARGE,
                 amount=_money(item.amount_minor, item.currency_code),
                 payment_method=item.payment_method,
+                restart=item.restart,
             )
             for item in items
         ],

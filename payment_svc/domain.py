@@ -132,6 +132,16 @@ TRANSITIONS: Mapping[tuple[OrderState, Result], OrderState] = {
 }
 
 
+TERMINAL_STATES = frozenset(
+    {
+        PaymentState.SUCCEEDED,
+        PaymentState.PARTIALLY_SUCCEEDED,
+        PaymentState.FAILED,
+        PaymentState.VOIDED,
+    }
+)
+
+
 def next_state(state: OrderState, result: Result) -> OrderState:
     """The order's state after the result. ValueError for a pair that can't happen."""
     try:
@@ -306,6 +316,21 @@ def request_id_reused(fields: Sequence[str]) -> MeshError:
     )
 
 
+@dataclass(frozen=True, slots=True)
+class NewRetry:
+    """An operator's wish that a payment's parked orders are driven again."""
+
+    payment_id: UUID
+    caller: str
+    request_id: str
+    note: str
+
+    @property
+    def retry_id(self) -> UUID:
+        """The key of its row."""
+        return ids.retry_id(self.payment_id, self.caller, self.request_id)
+
+
 # --- on the conveyor ----------------------------------------------------------------------
 
 
@@ -329,6 +354,8 @@ class Item:
     state: OrderState
     attempt: int
     epoch: int
+    restart: bool = False
+    """Whether an operator asked for this trip: from the first rung, though it is parked."""
 
 
 @dataclass(frozen=True, slots=True)

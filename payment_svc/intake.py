@@ -22,6 +22,7 @@ from payment_svc.operations import Accepted, Recorded, Written
 from payment_svc.reader import Reader
 from payment_svc.recovery import Lease
 from payment_svc.waiting import Waiting
+from payment_svc.watching import Watching
 
 log = structlog.get_logger()
 
@@ -35,15 +36,17 @@ class Intake:
         self,
         database: Database,
         lease: Lease,
-        waiting: Waiting,
-        reader: Reader,
         *,
+        waiting: Waiting,
+        watching: Watching,
+        reader: Reader,
         max_open_orders: int,
     ) -> None:
         """`max_open_orders` bounds what this process carries at once."""
         self._database = database
         self._lease = lease
         self._waiting = waiting
+        self._watching = watching
         self._reader = reader
         self._max_open_orders = max_open_orders
         self._writer: Writer[NewPayment | Progress, Written] = Writer(
@@ -181,6 +184,7 @@ class Intake:
             retry_after_s=progress.retry_after_s,
             ms=round(seconds * 1000, 1),
         )
+        self._watching.changed(item.payment_id)
         if progress.delayed:
             # Whoever comes first drives it on, here or elsewhere, and only the latter tells.
             self._waiting.lost(item.payment_id)

@@ -30,6 +30,7 @@ from payment_svc.recovery import Lease, Recovery
 from payment_svc.schedule import Backoff, Schedule
 from payment_svc.servicer import PaymentServicer
 from payment_svc.waiting import Waiting
+from payment_svc.watching import Watching
 
 NAME = "payment_svc"
 
@@ -40,13 +41,17 @@ ANSWER_S = 1.0
 class PaymentServer(Server):
     """Answers who still waits before its drain is over, rather than cut them off."""
 
-    def __init__(self, settings: Settings, waiting: Waiting) -> None:
+    def __init__(self, settings: Settings, waiting: Waiting, servicer: PaymentServicer) -> None:
         super().__init__(NAME, settings)
         self._waiting = waiting
+        self._servicer = servicer
+        add_PaymentServiceServicer_to_server(servicer, self.grpc)
+        self.add(payment_service_pb2.DESCRIPTOR.services_by_name["PaymentService"].full_name)
         self._patience_s = max(settings.drain_s - ANSWER_S, settings.drain_s / 2)
 
     async def stop(self) -> None:
         """See Server.stop; in the end callers are told how their payments stand."""
+        self._servicer.drain()
         letting_go = asyncio.get_running_loop().call_later(self._patience_s, self._waiting.let_go)
         try:
             await super().stop()
@@ -93,7 +98,15 @@ def wire(settings: Settings, database: Database) -> Wired:
     )
     waiting = Waiting(database, poll_s=poll_s)
     reader = Reader(database)
-    intake = Intake(database, lease, waiting, reader, max_open_orders=settings.max_open_orders)
+    watching = Watching(database, reader, poll_s=poll_s)
+    intake = Intake(
+        database,
+        lease,
+        waiting=waiting,
+        watching=watching,
+        reader=reader,
+        max_open_orders=settings.max_open_orders,
+    )
     conveyor = Conveyor(
         WalletClient(WalletPostingServiceStub(to_wallet), deadline_s=deadline_s),
         LedgerClient(LedgerPostingServiceStub(to_ledger), deadline_s=deadline_s),
@@ -116,13 +129,16 @@ def wire(settings: Settings, database: Database) -> Wired:
         # as they come what was accepted before them.
         has_room=lambda: len(conveyor) < 2 * settings.max_open_orders,
     )
-    server = PaymentServer(settings, waiting)
-    add_PaymentServiceServicer_to_server(
-        PaymentServicer(database, intake, waiting, reader), server.grpc
+    servicer = PaymentServicer(
+        database,
+        intake=intake,
+        waiting=waiting,
+        watching=watching,
+        reader=reader,
+        recovery=recovery,
     )
-    server.add(payment_service_pb2.DESCRIPTOR.services_by_name["PaymentService"].full_name)
     return Wired(
-        server,
+        PaymentServer(settings, waiting, servicer),
         (
             intake.run,
             conveyor.run,
@@ -130,6 +146,7 @@ def wire(settings: Settings, database: Database) -> Wired:
             executor.sweep,
             recovery.run,
             waiting.run,
+            watching.run,
             reader.run,
         ),
         lease,

@@ -11,9 +11,16 @@ from uuid import UUID
 from sqlalchemy.ext.asyncio import AsyncConnection
 
 from mesh.db import CommitFailed, CommitUnknown, Database
-from mesh.errors import MeshError
+from mesh.errors import MeshError, Reason
 from payment_svc import store, store_reads
-from payment_svc.domain import Item, NewPayment, Progress, differences, request_id_reused
+from payment_svc.domain import (
+    Item,
+    NewPayment,
+    NewRetry,
+    Progress,
+    differences,
+    request_id_reused,
+)
 from payment_svc.views import Payment
 
 
@@ -156,6 +163,27 @@ async def take(database: Database, epoch: int, most: int) -> Taken:
     return await database.commit("payment.take", work)
 
 
+async def retry(database: Database, asked: NewRetry, epoch: int) -> list[Item] | None:
+    """Stores an operator's retry and takes what it drives again; None for a replay.
+
+    Idempotent on (payment_id, caller, request_id). Errors: REQUEST_ID_REUSED (another note);
+    WRONG_STATE (nothing is parked, and nothing was stored).
+    """
+
+    async def work(connection: AsyncConnection) -> tuple[list[Item] | None, str | None]:
+        items = await store.insert_retry(connection, asked, epoch)
+        # A second statement: only it sees what a concurrent transaction has just stored.
+        note = asked.note if items is not None else await store.select_note(connection, asked)
+        return items, note
+
+    items, note = await database.commit("payment.retry", work)
+    if note is None:
+        raise MeshError(Reason.WRONG_STATE, "no order of the payment is parked")
+    if note != asked.note:
+        raise request_id_reused(["note"])
+    return items
+
+
 async def own_items(
     database: Database, epoch: int, carried: Callable[[UUID], bool] = lambda _: False
 ) -> list[Item]:
@@ -169,6 +197,14 @@ async def own_items(
     # Asked again: what was finished during the first look is not missing, but done.
     return await database.read(
         "payment.own_items", lambda connection: store.select_own(connection, epoch, missing)
+    )
+
+
+async def update_times(database: Database, payment_ids: Sequence[UUID]) -> dict[UUID, datetime]:
+    """When each of the payments last changed."""
+    return await database.read(
+        "payment.update_times",
+        lambda connection: store_reads.select_update_times(connection, payment_ids),
     )
 
 

@@ -17,6 +17,7 @@ import structlog
 from mesh.db import CommitFailed, CommitUnknown, Database
 from payment_svc import operations
 from payment_svc.conveyor import Conveyor
+from payment_svc.domain import NewRetry
 
 log = structlog.get_logger()
 
@@ -96,6 +97,27 @@ class Recovery:
                 more = False
             if not more:
                 await asyncio.sleep(self._poll_s)
+
+    async def retry(self, asked: NewRetry) -> bool:
+        """Drives a payment's parked orders again; False for a replay.
+
+        Errors: see operations.retry; OUTCOME_UNKNOWN (call again with the same request_id).
+        """
+        try:
+            items = await operations.retry(self._database, asked, self._lease.epoch)
+        except CommitUnknown:
+            self._lease.unsure = True
+            raise
+        if items is None:
+            return False
+        log.info(
+            "payment_retried",
+            payment_id=asked.payment_id.hex,
+            caller=asked.caller,
+            orders=[item.order_id.hex for item in items],
+        )
+        self._conveyor.put(items)
+        return True
 
     async def _look(self) -> bool:
         # The lease first: what is taken must be taken by a living epoch.

@@ -3,10 +3,15 @@
 from __future__ import annotations
 
 import asyncio
+import math
 import re
+from collections.abc import AsyncGenerator, AsyncIterator
+from contextlib import aclosing
 from typing import Any, TypeAlias, cast
+from uuid import UUID
 
 import grpc
+from paymesh.payment.v1 import payment_pb2
 from paymesh.payment.v1 import payment_service_pb2 as pb
 from paymesh.payment.v1.payment_service_pb2_grpc import PaymentServiceServicer
 
@@ -15,12 +20,15 @@ from mesh.db import CommitFailed, Database
 from mesh.errors import MeshError, Reason, Violation, outcome_unknown, validation_failed
 from mesh.paging import Position, decode_token, encode_token, fitting, page_size
 from payment_svc import operations
-from payment_svc.domain import check_amounts
+from payment_svc.bulk import Bulk
+from payment_svc.domain import NewRetry, check_amounts
 from payment_svc.intake import Intake
 from payment_svc.reader import Reader
+from payment_svc.recovery import Recovery
 from payment_svc.translate import list_filters, new_payment, payment_id_of, payment_message
 from payment_svc.views import Payment
 from payment_svc.waiting import Waiting
+from payment_svc.watching import Watching
 
 Context: TypeAlias = "grpc.aio.ServicerContext[Any, Any]"
 
@@ -39,45 +47,115 @@ class PaymentServicer(PaymentServiceServicer):
     """What callers call."""
 
     def __init__(
-        self, database: Database, intake: Intake, waiting: Waiting, reader: Reader
+        self,
+        database: Database,
+        *,
+        intake: Intake,
+        waiting: Waiting,
+        watching: Watching,
+        reader: Reader,
+        recovery: Recovery,
     ) -> None:
         """All state is in the database and in the given parts."""
         self._database = database
         self._intake = intake
         self._waiting = waiting
+        self._watching = watching
         self._reader = reader
+        self._recovery = recovery
+        self._bulks: set[Bulk] = set()
+        self._draining = False
 
     async def CreatePayment(
         self, request: pb.CreatePaymentRequest, context: Context
     ) -> pb.CreatePaymentResponse:
-        payment = new_payment(request, _caller(context))
+        payment = await self._create(request, _caller(context), _answer_at(context))
+        return pb.CreatePaymentResponse(payment=payment)
+
+    async def CreatePayments(
+        self, request_iterator: AsyncIterator[pb.CreatePaymentsRequest], context: Context
+    ) -> AsyncGenerator[pb.CreatePaymentsResponse, None]:
+        caller, end_at = _caller(context), _answer_at(context, default_s=math.inf)
+
+        async def create(request: pb.CreatePaymentRequest) -> payment_pb2.Payment:
+            answer_at = min(end_at, asyncio.get_running_loop().time() + DEFAULT_DEADLINE_S)
+            return await self._create(request, caller, answer_at)
+
+        bulk = Bulk(create)
+        self._bulks.add(bulk)
+        if self._draining:
+            bulk.stop()
+        try:
+            async with aclosing(bulk.responses(request_iterator)) as responses:
+                async for response in responses:
+                    yield response
+        finally:
+            self._bulks.discard(bulk)
+
+    async def _create(
+        self, request: pb.CreatePaymentRequest, caller: str, answer_at: float
+    ) -> payment_pb2.Payment:
+        """Makes a payment of a valid request; answers by `answer_at` of the loop's clock."""
+        payment = new_payment(request, caller)
         if refusal := check_amounts(payment.orders):
             raise refusal
         loop = asyncio.get_running_loop()
-        patience_s = _patience_s(context)
-        answer_at = loop.time() + patience_s
         accepting = self._intake.accept(payment)
-        await asyncio.wait([accepting], timeout=patience_s)
+        await asyncio.wait([accepting], timeout=max(0.0, answer_at - loop.time()))
         if not accepting.done():
             raise outcome_unknown("the payment was accepted")
         accepted = accepting.result()
         try:
             stored = None if accepted.new else await self._reader.get(payment.payment_id)
             if stored is None or not stored.rests:
-                left_s = max(0.0, answer_at - loop.time())
-                stored = await self._waiting.wait(payment.payment_id, left_s)
-            if stored is None:
-                stored = await self._reader.get(payment.payment_id)
+                stored = await self._rested(payment.payment_id, answer_at)
         except CommitFailed:
             # It is accepted, and goes on; only how it stands can't be told now.
             raise outcome_unknown("the payment ended") from None
-        return pb.CreatePaymentResponse(payment=payment_message(_found(stored)))
+        return payment_message(_found(stored))
+
+    async def _rested(self, payment_id: UUID, answer_at: float) -> Payment | None:
+        """The payment when it rests, or as it stands at `answer_at`. Errors: CommitFailed."""
+        left_s = max(0.0, answer_at - asyncio.get_running_loop().time())
+        stored = await self._waiting.wait(payment_id, left_s)
+        return stored or await self._reader.get(payment_id)
 
     async def GetPayment(
         self, request: pb.GetPaymentRequest, context: Context
     ) -> pb.GetPaymentResponse:
         stored = await self._reader.get(payment_id_of(request, _caller(context)))
         return pb.GetPaymentResponse(payment=payment_message(_found(stored)))
+
+    async def WatchPayment(
+        self, request: pb.WatchPaymentRequest, context: Context
+    ) -> AsyncGenerator[pb.WatchPaymentResponse, None]:
+        async with aclosing(self._watching.changes(UUID(request.payment_id))) as changes:
+            async for payment in changes:
+                yield pb.WatchPaymentResponse(payment=payment_message(payment))
+
+    async def RetryPayment(
+        self, request: pb.RetryPaymentRequest, context: Context
+    ) -> pb.RetryPaymentResponse:
+        answer_at = _answer_at(context)
+        payment_id = UUID(request.payment_id)
+        _found(await self._reader.get(payment_id))
+        await self._recovery.retry(
+            NewRetry(payment_id, _caller(context), request.request_id, request.note)
+        )
+        try:
+            stored = _found(await self._reader.get(payment_id))
+            if not stored.rests:
+                stored = _found(await self._rested(payment_id, answer_at))
+        except CommitFailed:
+            raise outcome_unknown("the round ended") from None
+        return pb.RetryPaymentResponse(payment=payment_message(stored))
+
+    def drain(self) -> None:
+        """Takes nothing more from streams, now or later: the process is about to stop."""
+        self._draining = True
+        for bulk in self._bulks:
+            bulk.stop()
+        self._watching.let_go()
 
     async def ListPayments(
         self, request: pb.ListPaymentsRequest, context: Context
@@ -119,13 +197,15 @@ def _caller_name(value: str | bytes) -> str:
     return value
 
 
-def _patience_s(context: Context) -> float:
-    """How long the caller may be kept waiting, in seconds."""
+def _answer_at(context: Context, *, default_s: float = DEFAULT_DEADLINE_S) -> float:
+    """Until when the caller may be kept waiting, by the loop's clock."""
     # The stubs forget that a call may have no deadline.
     remaining = cast("float | None", context.time_remaining())
     if remaining is None:
-        return DEFAULT_DEADLINE_S
-    return max(0.0, remaining - min(MARGIN_S, remaining * MARGIN_SHARE))
+        patience_s = default_s
+    else:
+        patience_s = max(0.0, remaining - min(MARGIN_S, remaining * MARGIN_SHARE))
+    return asyncio.get_running_loop().time() + patience_s
 
 
 def _found(payment: Payment | None) -> Payment:

@@ -18,7 +18,15 @@ from sqlalchemy.ext.asyncio import AsyncConnection
 from mesh import ids
 from mesh.clock import DB_NOW
 from payment_svc import domain
-from payment_svc.domain import Item, NewOrder, NewPayment, OperationState, OrderState, Progress
+from payment_svc.domain import (
+    Item,
+    NewOrder,
+    NewPayment,
+    NewRetry,
+    OperationState,
+    OrderState,
+    Progress,
+)
 
 # One statement, so that a payment never exists without its orders. Lists travel as one
 # JSON value: half the cost of arrays on the Python side. RETURNING gives new rows only.
@@ -70,6 +78,8 @@ ORDER BY p.payment_id, o.position
 # Conditional on the owner's epoch and attempt, and on the state that the owner knew: what
 # another replica took over meanwhile, or this one took again, is not written, and RETURNING
 # tells. A definite state of an operation (2, 3) is never replaced by an indefinite one.
+# A restart that an operator asked for while an older trip was under way is due at once; one
+# that could not even ask the executor stays one.
 # IS TRUE hides the epoch from the planner: its index looks empty to statistics that were
 # made while nothing was under way, and is then read whole for each item.
 _RECORD = text(f"""
@@ -78,7 +88,8 @@ WITH asked AS (
     payment_id uuid, operation_id uuid, position smallint, epoch bigint, from_state smallint,
     state smallint, operation_state smallint, evidence smallint, psp_reference text,
     captured_minor bigint, decline_category smallint, decline_code text,
-    attention_reason text, attempt integer, retry_after_s float8, delayed boolean)
+    attention_reason text, attempt integer, retry_after_s float8, delayed boolean,
+    restart boolean)
 ), moved AS (
   UPDATE operation o
   SET epoch = NULL,
@@ -87,7 +98,10 @@ WITH asked AS (
     evidence = coalesce(a.evidence, o.evidence),
     psp_reference = coalesce(a.psp_reference, o.psp_reference),
     attempt = a.attempt + 1, delayed = a.delayed,
-    next_attempt_time = {DB_NOW} + make_interval(secs => a.retry_after_s)
+    restart = o.restart AND a.state = {OrderState.PARKED.value} AND (a.delayed OR NOT a.restart),
+    next_attempt_time = {DB_NOW} + make_interval(secs =>
+      CASE WHEN o.restart AND a.state = {OrderState.PARKED.value} AND NOT a.restart THEN 0
+        ELSE a.retry_after_s END)
   FROM asked a
   WHERE o.payment_id = a.payment_id AND o.operation_id = a.operation_id
     AND (o.epoch = a.epoch AND o.attempt = a.attempt) IS TRUE
@@ -124,7 +138,7 @@ FROM moved
 
 _ITEM_COLUMNS = """
   o.payment_id, q.order_id, o.operation_id, o.position, q.seller_id, o.amount_minor,
-  q.currency_code, q.commission_minor, p.payment_method, q.state, o.attempt, o.epoch
+  q.currency_code, q.commission_minor, p.payment_method, q.state, o.attempt, o.epoch, o.restart
 """
 
 # A conditional update that returns what it won: two replicas that see the same rows get
@@ -162,6 +176,35 @@ JOIN payment_order q ON q.payment_id = o.payment_id AND q.position = o.position
 JOIN payment p ON p.payment_id = o.payment_id
 WHERE o.epoch = :epoch AND o.operation_id = ANY(:operation_ids)
 """)
+
+# Nothing is stored for a payment without a parked order. One whose trip is under way keeps
+# its owner, who hears of the restart when that trip ends.
+_RETRY = text(f"""
+WITH parked AS (
+  SELECT position FROM payment_order
+  WHERE payment_id = :payment_id AND state = {OrderState.PARKED.value}
+), asked AS (
+  INSERT INTO payment_retry (payment_id, retry_id, caller, request_id, note, create_time)
+  SELECT :payment_id, :retry_id, :caller, :request_id, :note, {DB_NOW}
+  WHERE EXISTS (SELECT FROM parked)
+  ON CONFLICT (payment_id, retry_id) DO NOTHING
+  RETURNING payment_id
+), taken AS (
+  UPDATE operation o
+  SET restart = true, epoch = coalesce(o.epoch, :epoch), next_attempt_time = NULL
+  FROM parked q, asked a
+  WHERE o.payment_id = a.payment_id AND o.position = q.position
+  RETURNING o.*, old.epoch IS NULL AS won
+)
+SELECT t.won, {_ITEM_COLUMNS.replace("o.", "t.")}
+FROM asked a
+JOIN taken t ON t.payment_id = a.payment_id
+JOIN payment_order q ON q.payment_id = t.payment_id AND q.position = t.position
+JOIN payment p ON p.payment_id = t.payment_id
+""")
+_SELECT_NOTE = text(
+    "SELECT note FROM payment_retry WHERE payment_id = :payment_id AND retry_id = :retry_id"
+)
 
 _NEW_REPLICA = text(f"""
 INSERT INTO replica (name, lease_until)
@@ -272,6 +315,37 @@ async def select_own(
     return [_item(row) for row in await connection.execute(_SELECT_OWN, asked)]
 
 
+async def insert_retry(
+    connection: AsyncConnection, retry: NewRetry, epoch: int
+) -> list[Item] | None:
+    """Stores the retry and takes the payment's parked operations that nobody drives.
+
+    None if nothing was stored: it was there already, or nothing is parked.
+    """
+    rows = list(
+        await connection.execute(
+            _RETRY,
+            {
+                "payment_id": retry.payment_id,
+                "retry_id": retry.retry_id,
+                "caller": retry.caller,
+                "request_id": retry.request_id,
+                "note": retry.note,
+                "epoch": epoch,
+            },
+        )
+    )
+    return [_item(row) for row in rows if row.won] if rows else None
+
+
+async def select_note(connection: AsyncConnection, retry: NewRetry) -> str | None:
+    """The note that is stored for the retry's key, if there is one."""
+    found = await connection.execute(
+        _SELECT_NOTE, {"payment_id": retry.payment_id, "retry_id": retry.retry_id}
+    )
+    return found.scalar_one_or_none()
+
+
 async def insert_replica(connection: AsyncConnection, name: str, lease_s: float) -> int:
     """A new epoch with a lease."""
     found = await connection.execute(_NEW_REPLICA, {"name": name, "lease_s": lease_s})
@@ -335,6 +409,7 @@ def _progress_row(progress: Progress) -> dict[str, object]:
         "attempt": item.attempt,
         "retry_after_s": progress.retry_after_s,
         "delayed": progress.delayed,
+        "restart": item.restart,
     }
 
 
@@ -352,4 +427,5 @@ def _item(row: Row[Any]) -> Item:
         state=OrderState(row.state),
         attempt=row.attempt,
         epoch=row.epoch,
+        restart=row.restart,
     )

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
+from datetime import datetime
 from itertools import groupby
 from typing import Any
 from uuid import UUID
@@ -22,7 +23,7 @@ SELECT p.payment_id, p.caller, p.request_id, p.buyer_id, p.state AS payment_stat
   q.attention_reason,
   o.operation_id, o.kind, o.amount_minor AS operation_minor, o.state AS operation_state,
   o.evidence, o.psp_reference, o.create_time AS operation_time,
-  o.epoch IS NULL AND NOT o.delayed AS rests
+  o.epoch IS NULL AND NOT o.delayed AND NOT o.restart AS rests
 FROM payment p
 JOIN payment_order q USING (payment_id)
 JOIN operation o ON o.payment_id = q.payment_id AND o.position = q.position
@@ -32,8 +33,13 @@ ORDER BY p.payment_id, q.position, o.create_time, o.operation_id
 
 _SELECT_RESTING = text("""
 SELECT payment_id FROM operation WHERE payment_id = ANY(:payment_ids)
-GROUP BY payment_id HAVING bool_and(epoch IS NULL AND NOT delayed)
+GROUP BY payment_id HAVING bool_and(epoch IS NULL AND NOT delayed AND NOT restart)
 """)
+
+
+_SELECT_UPDATE_TIMES = text(
+    "SELECT payment_id, update_time FROM payment WHERE payment_id = ANY(:payment_ids)"
+)
 
 
 async def select_payments(
@@ -51,6 +57,14 @@ async def select_resting(connection: AsyncConnection, payment_ids: Sequence[UUID
     """Which of the payments rest, so that their callers need not wait."""
     found = await connection.execute(_SELECT_RESTING, {"payment_ids": list(payment_ids)})
     return {row.payment_id for row in found}
+
+
+async def select_update_times(
+    connection: AsyncConnection, payment_ids: Sequence[UUID]
+) -> dict[UUID, datetime]:
+    """When each of the payments last changed."""
+    found = await connection.execute(_SELECT_UPDATE_TIMES, {"payment_ids": list(payment_ids)})
+    return {row.payment_id: row.update_time for row in found}
 
 
 async def list_payments(

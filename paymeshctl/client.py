@@ -9,7 +9,7 @@ from __future__ import annotations
 import os
 import secrets
 import time
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
 from dataclasses import dataclass
 from types import TracebackType
 from typing import Self, TypeVar
@@ -130,6 +130,23 @@ class Client:
     ) -> payment_pb.ListPaymentsResponse:
         """Reads one page of payments."""
         return self._call(self._payment().ListPayments, request)
+
+    def watch_payment(
+        self, request: payment_pb.WatchPaymentRequest
+    ) -> Iterator[payment_pb.WatchPaymentResponse]:
+        """How a payment stands now and after each change; without a deadline by default."""
+        try:
+            yield from self._payment().WatchPayment(
+                request, timeout=self._timeout_s, metadata=((CALLER_KEY, self._caller),)
+            )
+        except grpc.RpcError as error:
+            raise from_rpc_error(error) from error
+
+    def retry_payment(
+        self, request: payment_pb.RetryPaymentRequest
+    ) -> payment_pb.RetryPaymentResponse:
+        """Drives parked orders again; may be repeated with the same request."""
+        return self._call(self._payment().RetryPayment, request, PAY_TIMEOUT_S)
 
     def get_wallet(self, request: wallet_pb.GetWalletRequest) -> wallet_pb.GetWalletResponse:
         """Reads a seller's balances."""

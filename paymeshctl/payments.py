@@ -123,6 +123,74 @@ def get(
         render.console().print(render.payment_table(response.payment))
 
 
+@app.command(epilog=f"Example: paymesh payment watch 0192f3a1b2c3845e9d0f1a2b3c4d5e6f. {HELP}")
+def watch(
+    payment_id: Annotated[str, typer.Argument(help="The payment.")],
+    *,
+    target: TargetOption = None,
+    caller: CallerOption = DEFAULT_CALLER,
+    timeout: Annotated[
+        float | None,
+        typer.Option("--timeout", min=0.1, help="Seconds to watch at most; for ever if not given."),
+    ] = None,
+    as_json: AsJson = False,
+) -> None:
+    """Show how a payment stands, and each change until it ends. One line each."""
+    last = payment_pb2.Payment()
+    with (
+        reporting(as_json=as_json),
+        Client(parse_target(target), caller=caller, timeout_s=timeout) as client,
+    ):
+        request = payment_service_pb2.WatchPaymentRequest(payment_id=payment_id)
+        for response in client.watch_payment(request):
+            last = response.payment
+            if as_json:
+                render.print_json(response)
+            else:
+                render.console().print(render.change_line(last), soft_wrap=True)
+    succeeded = last.state == payment_pb2.PAYMENT_STATE_SUCCEEDED
+    raise typer.Exit(Exit.OK if succeeded else Exit.NOT_DONE)
+
+
+@app.command(
+    epilog="Example: paymesh payment retry 0192f3a1b2c3845e9d0f1a2b3c4d5e6f --note "
+    f"'the PSP put the amount right'. {HELP}"
+)
+def retry(
+    payment_id: Annotated[str, typer.Argument(help="The payment.")],
+    *,
+    note: Annotated[str, typer.Option("--note", help="Why, for the records.")],
+    request_id: Annotated[
+        str | None,
+        typer.Option("--request-id", help="The idempotency key; a new UUIDv7 if not given."),
+    ] = None,
+    target: TargetOption = None,
+    caller: CallerOption = DEFAULT_CALLER,
+    timeout: TimeoutOption = None,
+    as_json: AsJson = False,
+) -> None:
+    """Have the parked orders of a payment driven again, never under a new key at the PSP.
+
+    From the first rung: the PSP is asked what it knows, and what it surely does not know
+    is sent once more while that is safe. What was captured but not booked is booked.
+    """
+    key = new_request_id() if request_id is None else request_id
+    with reporting(as_json=as_json):
+        request = payment_service_pb2.RetryPaymentRequest(
+            request_id=key, payment_id=payment_id, note=note
+        )
+        client = Client(parse_target(target), caller=caller, timeout_s=timeout)
+    sys.stderr.write(f"request_id {key}\n")
+    sys.stderr.flush()
+    with reporting(as_json=as_json, request_id=key), client:
+        response = client.retry_payment(request)
+    if as_json:
+        render.print_json(response)
+    else:
+        render.console().print(render.payment_table(response.payment))
+    raise typer.Exit(_exit_code(response.payment, key))
+
+
 @app.command("list", epilog=f"Example: paymesh payment list --seller alice --state failed. {HELP}")
 def list_(
     *,

@@ -40,8 +40,8 @@ def console() -> Console:
 
 
 def print_json(message: Message) -> None:
-    """Prints an answer as one JSON object, in the names of its .proto."""
-    sys.stdout.write(json.dumps(to_json(message), ensure_ascii=False) + "\n")
+    """Prints an answer as one JSON object in one line, in the names of its .proto."""
+    print(json.dumps(to_json(message), ensure_ascii=False), flush=True)
 
 
 def to_json(message: Message) -> dict[str, Any]:
@@ -73,6 +73,16 @@ def payment_table(payment: payment_pb.Payment) -> Table:
             evidence(order),
         )
     return table
+
+
+def change_line(payment: payment_pb.Payment) -> str:
+    """A payment at one moment: when it changed, and how it and its orders stand then."""
+    orders = ", ".join(
+        f"{escape(order.seller_id)} {styled(payment_pb.OrderState, order.state)}{_trouble(order)}"
+        for order in payment.orders
+    )
+    state = styled(payment_pb.PaymentState, payment.state)
+    return f"{time_text(payment.update_time)}  {state}  {orders}"
 
 
 def payments_table(payments: Iterable[payment_pb.Payment]) -> Table:

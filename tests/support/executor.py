@@ -64,7 +64,7 @@ def new_operations(count: int, token: str = "tok_ok") -> list[Operation]:
     return [new_operation(token) for _ in range(count)]
 
 
-def item(operation: Operation) -> pb.OperationItem:
+def item(operation: Operation, *, restart: bool = False) -> pb.OperationItem:
     """The operation on the wire."""
     message = pb.OperationItem(
         operation_id=operation.operation_id.hex,
@@ -72,6 +72,7 @@ def item(operation: Operation) -> pb.OperationItem:
         payment_id=operation.payment_id.hex,
         kind=operation.kind,  # type: ignore[arg-type]  # the numbers are the wire's
         payment_method=operation.payment_method,
+        restart=restart,
     )
     message.amount.amount_minor = operation.amount_minor
     message.amount.currency_code = operation.currency_code
@@ -163,6 +164,12 @@ class Client:
     async def execute_one(self, operation: Operation, timeout_s: float = 20) -> Result:
         """The outcome of one operation."""
         return (await self.execute(operation, timeout_s=timeout_s))[0]
+
+    async def restart(self, operation: Operation, timeout_s: float = 20) -> Result:
+        """The outcome of one operation, in a round that an operator asked for."""
+        async with self.stream() as stream:
+            await stream.send_items([item(operation, restart=True)])
+            return (await stream.results([operation], timeout_s))[0]
 
     async def ask_until(self, operation: Operation, wanted: str) -> Any:
         """Submits the operation, as payment_svc's schedule would, until its outcome is this."""

@@ -41,6 +41,29 @@ class TakenCall:
 
 
 @dataclass
+class TakenStream:
+    """A call that waits for a stream of answers."""
+
+    metadata: dict[str, str]
+    timeout_s: float | None
+    request: Any
+    _rpc: Any
+
+    def send(self, *responses: Message) -> None:
+        """The mesh answers, and goes on."""
+        for response in responses:
+            self._rpc.send_response(response)
+
+    def end(self) -> None:
+        """The mesh has no more to say."""
+        self._rpc.terminate((), grpc.StatusCode.OK, "")
+
+    def refuse(self, error: MeshError, code: grpc.StatusCode) -> None:
+        """The mesh ends with an error."""
+        self._rpc.terminate(trailing_metadata(error), code, error.message)
+
+
+@dataclass
 class FakeMesh:
     """Stands in the place of all channels; the command line runs in a thread of its own."""
 
@@ -67,6 +90,15 @@ class FakeMesh:
         rpc.send_initial_metadata(())
         return TakenCall(address, dict(metadata), self.timeouts[-1], request, rpc)
 
+    def take_stream(self, run: Future[Result], address: str, method: Any) -> TakenStream:
+        """The next call to a method that answers with a stream."""
+        while address not in self._channels:
+            if run.done():
+                raise AssertionError(f"it ended without a call: {run.result().output}")
+        metadata, request, rpc = self._channels[address].take_unary_stream(method)
+        rpc.send_initial_metadata(())
+        return TakenStream(dict(metadata), self.timeouts[-1], request, rpc)
+
     def close(self) -> None:
         """Ends the thread, which has no call left to wait for."""
         self._pool.shutdown(wait=False)
@@ -85,8 +117,15 @@ class _Recorder:
         self._timeouts = timeouts
 
     def unary_unary(self, *arguments: Any, **named: Any) -> Callable[..., Any]:
-        call = self._channel.unary_unary(*arguments, **named)
+        return self._recorded(self._channel.unary_unary(*arguments, **named))
 
+    def unary_stream(self, *arguments: Any, **named: Any) -> Callable[..., Any]:
+        return self._recorded(self._channel.unary_stream(*arguments, **named))
+
+    def stream_stream(self, *arguments: Any, **named: Any) -> Callable[..., Any]:
+        return self._recorded(self._channel.stream_stream(*arguments, **named))
+
+    def _recorded(self, call: Callable[..., Any]) -> Callable[..., Any]:
         def recorded(request: Message, timeout: float | None = None, **more: Any) -> Any:
             self._timeouts.append(timeout)
             return call(request, timeout=timeout, **more)

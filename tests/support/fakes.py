@@ -138,6 +138,8 @@ class FakeExecutor(Fake, executor_grpc.ExecutorServiceServicer):
         self._scripts: defaultdict[int, _Script] = defaultdict(_Script)
         self.asked: Counter[str] = Counter()
         """How often each operation came."""
+        self.restarted: list[str] = []
+        """The operations that came because an operator asked, in their order."""
         self.captures: set[str] = set()
         """The operations whose money was taken, like the executor's rows: once for ever."""
         self.streams: list[_Stream] = []
@@ -185,6 +187,8 @@ class FakeExecutor(Fake, executor_grpc.ExecutorServiceServicer):
             cut = self.breaks.pop(0) if self.breaks else None
             for item in request.operations:
                 self.asked[item.operation_id] += 1
+                if item.restart:
+                    self.restarted.append(item.operation_id)
             if cut == "before_ack":
                 stream.out.put_nowait(None)
                 return

@@ -24,6 +24,7 @@ from payment_svc.intake import Intake
 from payment_svc.main import wire
 from payment_svc.recovery import Recovery
 from payment_svc.waiting import Waiting
+from payment_svc.watching import Watching
 
 if TYPE_CHECKING:
     from paymesh.payment.v1.payment_service_pb2_grpc import PaymentServiceAsyncStub
@@ -44,6 +45,7 @@ class Replica:
         self.executor = self._part(ExecutorStream)
         self.recovery = self._part(Recovery)
         self.waiting = self._part(Waiting)
+        self.watching = self._part(Watching)
         self.running: dict[str, asyncio.Future[None]] = {}
         self.stub: PaymentServiceAsyncStub
         self._channel: grpc.aio.Channel | None = None
@@ -166,6 +168,15 @@ class Replica:
         """GetPayment by request_id."""
         request = pb.GetPaymentRequest(request_id=request_id)
         return (await self.stub.GetPayment(request, timeout=5)).payment
+
+    async def retry(
+        self, payment: payment_pb2.Payment, *, request_id: str = "retry", note: str = "looked at it"
+    ) -> payment_pb2.Payment:
+        """RetryPayment."""
+        request = pb.RetryPaymentRequest(
+            request_id=request_id, payment_id=payment.payment_id, note=note
+        )
+        return (await self.stub.RetryPayment(request, timeout=10)).payment
 
     async def until(
         self,

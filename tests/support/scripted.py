@@ -107,6 +107,17 @@ class _Payments(PaymentServiceServicer):
     async def ListPayments(self, request: Any, context: Context) -> Any:
         await not_scripted(request, context)
 
+    async def CreatePayments(
+        self, request_iterator: AsyncIterator[Any], context: Context
+    ) -> AsyncIterator[Any]:
+        yield await not_scripted(request_iterator, context)
+
+    async def WatchPayment(self, request: Any, context: Context) -> AsyncIterator[Any]:
+        yield await not_scripted(request, context)
+
+    async def RetryPayment(self, request: Any, context: Context) -> Any:
+        await not_scripted(request, context)
+
 
 class _Psp(PspServiceServicer):
     def __init__(self, script: Script) -> None:

@@ -51,6 +51,7 @@ GOLDEN = {
         ids.journal_id("capture", CHARGE, 1),
         "0198f5a27b1c893180801b026340e65b",
     ),
+    "retry": (ids.retry_id(PAYMENT, "default", "r-1"), "0198f5a27b1c8d15a6f0d98feb46e712"),
     "journal of a PSP fee": (ids.journal_id("psp_fee", CHARGE), "0198f5a27b1c82daa76169aa12e305d5"),
 }
 

@@ -39,9 +39,9 @@ async def test_a_resend_is_safe_for_half_of_the_key_window(
     database: Database, executor_url: str, ahead: str, allowed: bool
 ) -> None:
     operation = await intended(database)
-    asked = [(operation.operation_id, SAFE_S)]
-    marked: set[UUID] = await at(database, ahead, store.mark_resent, asked)
-    overdue: set[UUID] = await at(database, ahead, store.read_overdue, asked)
+    key = operation.operation_id
+    marked: set[UUID] = await at(database, ahead, store.mark_resent, [(key, SAFE_S, False)])
+    overdue: set[UUID] = await at(database, ahead, store.read_overdue, [(key, SAFE_S)])
     assert marked == ({operation.operation_id} if allowed else set())
     assert overdue == (set() if allowed else {operation.operation_id})
     assert (row(executor_url, operation) or {})["send_count"] == (2 if allowed else 1)

@@ -64,6 +64,7 @@ class OperationItem(_message.Message):
     KIND_FIELD_NUMBER: _builtins.int
     AMOUNT_FIELD_NUMBER: _builtins.int
     PAYMENT_METHOD_FIELD_NUMBER: _builtins.int
+    RESTART_FIELD_NUMBER: _builtins.int
     operation_id: _builtins.str
     """The operation's id, 32 lower-case hex digits; the key of its row."""
     order_id: _builtins.str
@@ -74,6 +75,10 @@ class OperationItem(_message.Message):
     """What to do."""
     payment_method: _builtins.str
     """The PSP's token."""
+    restart: _builtins.bool
+    """Whether an operator asked for this round: then also what is parked for an
+    operator is looked up, and sent again under the same key while that is safe.
+    """
     @_builtins.property
     def amount(self) -> _money_pb2.Money:
         """How much, at least 1 minor unit."""
@@ -87,10 +92,11 @@ class OperationItem(_message.Message):
         kind: _payment_pb2.OperationKind.ValueType = ...,
         amount: _money_pb2.Money | None = ...,
         payment_method: _builtins.str = ...,
+        restart: _builtins.bool = ...,
     ) -> None: ...
     _HasFieldArgType: _TypeAlias = _typing.Literal["amount", b"amount"]  # noqa: Y015
     def HasField(self, field_name: _HasFieldArgType) -> _builtins.bool: ...
-    _ClearFieldArgType: _TypeAlias = _typing.Literal["amount", b"amount", "kind", b"kind", "operation_id", b"operation_id", "order_id", b"order_id", "payment_id", b"payment_id", "payment_method", b"payment_method"]  # noqa: Y015
+    _ClearFieldArgType: _TypeAlias = _typing.Literal["amount", b"amount", "kind", b"kind", "operation_id", b"operation_id", "order_id", b"order_id", "payment_id", b"payment_id", "payment_method", b"payment_method", "restart", b"restart"]  # noqa: Y015
     def ClearField(self, field_name: _ClearFieldArgType) -> None: ...
     def WhichOneof(self, oneof_group: _Never) -> None: ...
 

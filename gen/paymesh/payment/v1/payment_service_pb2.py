@@ -24,11 +24,12 @@ _sym_db = _symbol_database.Default()
 
 from buf.validate import validate_pb2 as buf_dot_validate_dot_validate__pb2
 from google.protobuf import timestamp_pb2 as google_dot_protobuf_dot_timestamp__pb2
+from google.rpc import status_pb2 as google_dot_rpc_dot_status__pb2
 from paymesh.common.v1 import money_pb2 as paymesh_dot_common_dot_v1_dot_money__pb2
 from paymesh.payment.v1 import payment_pb2 as paymesh_dot_payment_dot_v1_dot_payment__pb2
 
 
-DESCRIPTOR = _descriptor_pool.Default().AddSerializedFile(b'\n(paymesh/payment/v1/payment_service.proto\x12\x12paymesh.payment.v1\x1a\x1b\x62uf/validate/validate.proto\x1a\x1fgoogle/protobuf/timestamp.proto\x1a\x1dpaymesh/common/v1/money.proto\x1a paymesh/payment/v1/payment.proto\"\x9a\x04\n\x14\x43reatePaymentRequest\x12,\n\nrequest_id\x18\x01 \x01(\tB\x18\xbaH\x15r\x13\x10\x01\x18\xff\x01\x32\x0c^[^\\p{Cc}]*$\x12*\n\x08\x62uyer_id\x18\x02 \x01(\tB\x18\xbaH\x15r\x13\x10\x01\x18\xff\x01\x32\x0c^[^\\p{Cc}]*$\x12\x30\n\x0epayment_method\x18\x03 \x01(\tB\x18\xbaH\x15r\x13\x10\x01\x18\xff\x01\x32\x0c^[^\\p{Cc}]*$\x12\x38\n\x06orders\x18\x04 \x03(\x0b\x32\x1c.paymesh.payment.v1.NewOrderB\n\xbaH\x07\x92\x01\x04\x08\x01\x10\x64\x12\x45\n\x0e\x66\x61ilure_policy\x18\x05 \x01(\x0e\x32!.paymesh.payment.v1.FailurePolicyB\n\xbaH\x07\x82\x01\x04\x18\x00\x18\x01\x12\x45\n\x0e\x63\x61pture_method\x18\x06 \x01(\x0e\x32!.paymesh.payment.v1.CaptureMethodB\n\xbaH\x07\x82\x01\x04\x18\x00\x18\x01\x12}\n\x08metadata\x18\x07 \x03(\x0b\x32\x36.paymesh.payment.v1.CreatePaymentRequest.MetadataEntryB3\xbaH0\x9a\x01-\x10\x14\"\x14r\x12\x10\x01\x18(2\x0c^[^\\p{Cc}]*$*\x13r\x11\x18\xf4\x03\x32\x0c^[^\\p{Cc}]*$\x1a/\n\rMetadataEntry\x12\x0b\n\x03key\x18\x01 \x01(\t\x12\r\n\x05value\x18\x02 \x01(\t:\x02\x38\x01\"\x96\x05\n\x08NewOrder\x12+\n\tseller_id\x18\x01 \x01(\tB\x18\xbaH\x15r\x13\x10\x01\x18\xff\x01\x32\x0c^[^\\p{Cc}]*$\x12\x83\x01\n\x06\x61mount\x18\x02 \x01(\x0b\x32\x18.paymesh.common.v1.MoneyBY\xbaHV\xba\x01P\n\x15order.amount_positive\x12\x1f\x61mount_minor must be at least 1\x1a\x16this.amount_minor != 0\xc8\x01\x01\x12\x31\n\ncommission\x18\x03 \x01(\x0b\x32\x18.paymesh.common.v1.MoneyH\x00\x88\x01\x01\x12)\n\treference\x18\x04 \x01(\tB\x16\xbaH\x13r\x11\x18\xff\x01\x32\x0c^[^\\p{Cc}]*$:\xe9\x02\xbaH\xe5\x02\x1a\xb7\x01\n\x19order.commission_currency\x12\x30\x63ommission must be in the currency of the amount\x1ah!has(this.commission) || !has(this.amount) || this.commission.currency_code == this.amount.currency_code\x1a\xa8\x01\n\x17order.commission_amount\x12%commission must not exceed the amount\x1a\x66!has(this.commission) || !has(this.amount) || this.commission.amount_minor <= this.amount.amount_minorB\r\n\x0b_commission\"E\n\x15\x43reatePaymentResponse\x12,\n\x07payment\x18\x01 \x01(\x0b\x32\x1b.paymesh.payment.v1.Payment\"\xcc\x03\n\x11GetPaymentRequest\x12.\n\npayment_id\x18\x01 \x01(\tB\x15\xbaH\x12r\x10\x32\x0e^[0-9a-f]{32}$H\x00\x88\x01\x01\x12\x31\n\nrequest_id\x18\x02 \x01(\tB\x18\xbaH\x15r\x13\x10\x01\x18\xff\x01\x32\x0c^[^\\p{Cc}]*$H\x01\x88\x01\x01\x12\x36\n\x06\x63\x61ller\x18\x03 \x01(\tB!\xbaH\x1er\x1c\x10\x01\x18?2\x16^[a-z0-9][a-z0-9_.-]*$H\x02\x88\x01\x01:\xf2\x01\xbaH\xee\x01\x1ay\n\x13get_payment.one_key\x12\x34\x65xactly one of payment_id and request_id must be set\x1a,has(this.payment_id) != has(this.request_id)\x1aq\n\"get_payment.caller_with_request_id\x12 caller goes with request_id only\x1a)!has(this.caller) || has(this.request_id)B\r\n\x0b_payment_idB\r\n\x0b_request_idB\t\n\x07_caller\"B\n\x12GetPaymentResponse\x12,\n\x07payment\x18\x01 \x01(\x0b\x32\x1b.paymesh.payment.v1.Payment\"\xc9\x02\n\x13ListPaymentsRequest\x12(\n\x08\x62uyer_id\x18\x01 \x01(\tB\x16\xbaH\x13r\x11\x18\xff\x01\x32\x0c^[^\\p{Cc}]*$\x12)\n\tseller_id\x18\x02 \x01(\tB\x16\xbaH\x13r\x11\x18\xff\x01\x32\x0c^[^\\p{Cc}]*$\x12\x39\n\x05state\x18\x03 \x01(\x0e\x32 .paymesh.payment.v1.PaymentStateB\x08\xbaH\x05\x82\x01\x02\x10\x01\x12\x34\n\x10\x63reate_time_from\x18\x04 \x01(\x0b\x32\x1a.google.protobuf.Timestamp\x12\x32\n\x0e\x63reate_time_to\x18\x05 \x01(\x0b\x32\x1a.google.protobuf.Timestamp\x12\x1a\n\tpage_size\x18\x06 \x01(\x05\x42\x07\xbaH\x04\x1a\x02(\x00\x12\x1c\n\npage_token\x18\x07 \x01(\tB\x08\xbaH\x05r\x03\x18\x80\x10\"^\n\x14ListPaymentsResponse\x12-\n\x08payments\x18\x01 \x03(\x0b\x32\x1b.paymesh.payment.v1.Payment\x12\x17\n\x0fnext_page_token\x18\x02 \x01(\t2\xc0\x02\n\x0ePaymentService\x12\x64\n\rCreatePayment\x12(.paymesh.payment.v1.CreatePaymentRequest\x1a).paymesh.payment.v1.CreatePaymentResponse\x12`\n\nGetPayment\x12%.paymesh.payment.v1.GetPaymentRequest\x1a&.paymesh.payment.v1.GetPaymentResponse\"\x03\x90\x02\x01\x12\x66\n\x0cListPayments\x12\'.paymesh.payment.v1.ListPaymentsRequest\x1a(.paymesh.payment.v1.ListPaymentsResponse\"\x03\x90\x02\x01\x62\x06proto3')
+DESCRIPTOR = _descriptor_pool.Default().AddSerializedFile(b'\n(paymesh/payment/v1/payment_service.proto\x12\x12paymesh.payment.v1\x1a\x1b\x62uf/validate/validate.proto\x1a\x1fgoogle/protobuf/timestamp.proto\x1a\x17google/rpc/status.proto\x1a\x1dpaymesh/common/v1/money.proto\x1a paymesh/payment/v1/payment.proto\"\x9a\x04\n\x14\x43reatePaymentRequest\x12,\n\nrequest_id\x18\x01 \x01(\tB\x18\xbaH\x15r\x13\x10\x01\x18\xff\x01\x32\x0c^[^\\p{Cc}]*$\x12*\n\x08\x62uyer_id\x18\x02 \x01(\tB\x18\xbaH\x15r\x13\x10\x01\x18\xff\x01\x32\x0c^[^\\p{Cc}]*$\x12\x30\n\x0epayment_method\x18\x03 \x01(\tB\x18\xbaH\x15r\x13\x10\x01\x18\xff\x01\x32\x0c^[^\\p{Cc}]*$\x12\x38\n\x06orders\x18\x04 \x03(\x0b\x32\x1c.paymesh.payment.v1.NewOrderB\n\xbaH\x07\x92\x01\x04\x08\x01\x10\x64\x12\x45\n\x0e\x66\x61ilure_policy\x18\x05 \x01(\x0e\x32!.paymesh.payment.v1.FailurePolicyB\n\xbaH\x07\x82\x01\x04\x18\x00\x18\x01\x12\x45\n\x0e\x63\x61pture_method\x18\x06 \x01(\x0e\x32!.paymesh.payment.v1.CaptureMethodB\n\xbaH\x07\x82\x01\x04\x18\x00\x18\x01\x12}\n\x08metadata\x18\x07 \x03(\x0b\x32\x36.paymesh.payment.v1.CreatePaymentRequest.MetadataEntryB3\xbaH0\x9a\x01-\x10\x14\"\x14r\x12\x10\x01\x18(2\x0c^[^\\p{Cc}]*$*\x13r\x11\x18\xf4\x03\x32\x0c^[^\\p{Cc}]*$\x1a/\n\rMetadataEntry\x12\x0b\n\x03key\x18\x01 \x01(\t\x12\r\n\x05value\x18\x02 \x01(\t:\x02\x38\x01\"\x96\x05\n\x08NewOrder\x12+\n\tseller_id\x18\x01 \x01(\tB\x18\xbaH\x15r\x13\x10\x01\x18\xff\x01\x32\x0c^[^\\p{Cc}]*$\x12\x83\x01\n\x06\x61mount\x18\x02 \x01(\x0b\x32\x18.paymesh.common.v1.MoneyBY\xbaHV\xba\x01P\n\x15order.amount_positive\x12\x1f\x61mount_minor must be at least 1\x1a\x16this.amount_minor != 0\xc8\x01\x01\x12\x31\n\ncommission\x18\x03 \x01(\x0b\x32\x18.paymesh.common.v1.MoneyH\x00\x88\x01\x01\x12)\n\treference\x18\x04 \x01(\tB\x16\xbaH\x13r\x11\x18\xff\x01\x32\x0c^[^\\p{Cc}]*$:\xe9\x02\xbaH\xe5\x02\x1a\xb7\x01\n\x19order.commission_currency\x12\x30\x63ommission must be in the currency of the amount\x1ah!has(this.commission) || !has(this.amount) || this.commission.currency_code == this.amount.currency_code\x1a\xa8\x01\n\x17order.commission_amount\x12%commission must not exceed the amount\x1a\x66!has(this.commission) || !has(this.amount) || this.commission.amount_minor <= this.amount.amount_minorB\r\n\x0b_commission\"E\n\x15\x43reatePaymentResponse\x12,\n\x07payment\x18\x01 \x01(\x0b\x32\x1b.paymesh.payment.v1.Payment\"\xcc\x03\n\x11GetPaymentRequest\x12.\n\npayment_id\x18\x01 \x01(\tB\x15\xbaH\x12r\x10\x32\x0e^[0-9a-f]{32}$H\x00\x88\x01\x01\x12\x31\n\nrequest_id\x18\x02 \x01(\tB\x18\xbaH\x15r\x13\x10\x01\x18\xff\x01\x32\x0c^[^\\p{Cc}]*$H\x01\x88\x01\x01\x12\x36\n\x06\x63\x61ller\x18\x03 \x01(\tB!\xbaH\x1er\x1c\x10\x01\x18?2\x16^[a-z0-9][a-z0-9_.-]*$H\x02\x88\x01\x01:\xf2\x01\xbaH\xee\x01\x1ay\n\x13get_payment.one_key\x12\x34\x65xactly one of payment_id and request_id must be set\x1a,has(this.payment_id) != has(this.request_id)\x1aq\n\"get_payment.caller_with_request_id\x12 caller goes with request_id only\x1a)!has(this.caller) || has(this.request_id)B\r\n\x0b_payment_idB\r\n\x0b_request_idB\t\n\x07_caller\"B\n\x12GetPaymentResponse\x12,\n\x07payment\x18\x01 \x01(\x0b\x32\x1b.paymesh.payment.v1.Payment\"\xc9\x02\n\x13ListPaymentsRequest\x12(\n\x08\x62uyer_id\x18\x01 \x01(\tB\x16\xbaH\x13r\x11\x18\xff\x01\x32\x0c^[^\\p{Cc}]*$\x12)\n\tseller_id\x18\x02 \x01(\tB\x16\xbaH\x13r\x11\x18\xff\x01\x32\x0c^[^\\p{Cc}]*$\x12\x39\n\x05state\x18\x03 \x01(\x0e\x32 .paymesh.payment.v1.PaymentStateB\x08\xbaH\x05\x82\x01\x02\x10\x01\x12\x34\n\x10\x63reate_time_from\x18\x04 \x01(\x0b\x32\x1a.google.protobuf.Timestamp\x12\x32\n\x0e\x63reate_time_to\x18\x05 \x01(\x0b\x32\x1a.google.protobuf.Timestamp\x12\x1a\n\tpage_size\x18\x06 \x01(\x05\x42\x07\xbaH\x04\x1a\x02(\x00\x12\x1c\n\npage_token\x18\x07 \x01(\tB\x08\xbaH\x05r\x03\x18\x80\x10\"^\n\x14ListPaymentsResponse\x12-\n\x08payments\x18\x01 \x03(\x0b\x32\x1b.paymesh.payment.v1.Payment\x12\x17\n\x0fnext_page_token\x18\x02 \x01(\t\"a\n\x15\x43reatePaymentsRequest\x12\r\n\x05index\x18\x01 \x01(\x03\x12\x39\n\x07request\x18\x02 \x01(\x0b\x32(.paymesh.payment.v1.CreatePaymentRequest\"\x9a\x01\n\x16\x43reatePaymentsResponse\x12\r\n\x05index\x18\x01 \x01(\x03\x12\x12\n\nrequest_id\x18\x02 \x01(\t\x12.\n\x07payment\x18\x03 \x01(\x0b\x32\x1b.paymesh.payment.v1.PaymentH\x00\x12#\n\x05\x65rror\x18\x04 \x01(\x0b\x32\x12.google.rpc.StatusH\x00\x42\x08\n\x06result\"@\n\x13WatchPaymentRequest\x12)\n\npayment_id\x18\x01 \x01(\tB\x15\xbaH\x12r\x10\x32\x0e^[0-9a-f]{32}$\"D\n\x14WatchPaymentResponse\x12,\n\x07payment\x18\x01 \x01(\x0b\x32\x1b.paymesh.payment.v1.Payment\"\x96\x01\n\x13RetryPaymentRequest\x12,\n\nrequest_id\x18\x01 \x01(\tB\x18\xbaH\x15r\x13\x10\x01\x18\xff\x01\x32\x0c^[^\\p{Cc}]*$\x12)\n\npayment_id\x18\x02 \x01(\tB\x15\xbaH\x12r\x10\x32\x0e^[0-9a-f]{32}$\x12&\n\x04note\x18\x03 \x01(\tB\x18\xbaH\x15r\x13\x10\x01\x18\xf4\x03\x32\x0c^[^\\p{Cc}]*$\"D\n\x14RetryPaymentResponse\x12,\n\x07payment\x18\x01 \x01(\x0b\x32\x1b.paymesh.payment.v1.Payment2\xfa\x04\n\x0ePaymentService\x12\x64\n\rCreatePayment\x12(.paymesh.payment.v1.CreatePaymentRequest\x1a).paymesh.payment.v1.CreatePaymentResponse\x12k\n\x0e\x43reatePayments\x12).paymesh.payment.v1.CreatePaymentsRequest\x1a*.paymesh.payment.v1.CreatePaymentsResponse(\x01\x30\x01\x12`\n\nGetPayment\x12%.paymesh.payment.v1.GetPaymentRequest\x1a&.paymesh.payment.v1.GetPaymentResponse\"\x03\x90\x02\x01\x12\x66\n\x0cListPayments\x12\'.paymesh.payment.v1.ListPaymentsRequest\x1a(.paymesh.payment.v1.ListPaymentsResponse\"\x03\x90\x02\x01\x12h\n\x0cWatchPayment\x12\'.paymesh.payment.v1.WatchPaymentRequest\x1a(.paymesh.payment.v1.WatchPaymentResponse\"\x03\x90\x02\x01\x30\x01\x12\x61\n\x0cRetryPayment\x12\'.paymesh.payment.v1.RetryPaymentRequest\x1a(.paymesh.payment.v1.RetryPaymentResponseb\x06proto3')
 
 _globals = globals()
 _builder.BuildMessageAndEnumDescriptors(DESCRIPTOR, _globals)
@@ -77,26 +78,48 @@ if not _descriptor._USE_C_DESCRIPTORS:
   _globals['_LISTPAYMENTSREQUEST'].fields_by_name['page_size']._serialized_options = b'\272H\004\032\002(\000'
   _globals['_LISTPAYMENTSREQUEST'].fields_by_name['page_token']._loaded_options = None
   _globals['_LISTPAYMENTSREQUEST'].fields_by_name['page_token']._serialized_options = b'\272H\005r\003\030\200\020'
+  _globals['_WATCHPAYMENTREQUEST'].fields_by_name['payment_id']._loaded_options = None
+  _globals['_WATCHPAYMENTREQUEST'].fields_by_name['payment_id']._serialized_options = b'\272H\022r\0202\016^[0-9a-f]{32}$'
+  _globals['_RETRYPAYMENTREQUEST'].fields_by_name['request_id']._loaded_options = None
+  _globals['_RETRYPAYMENTREQUEST'].fields_by_name['request_id']._serialized_options = b'\272H\025r\023\020\001\030\377\0012\014^[^\\p{Cc}]*$'
+  _globals['_RETRYPAYMENTREQUEST'].fields_by_name['payment_id']._loaded_options = None
+  _globals['_RETRYPAYMENTREQUEST'].fields_by_name['payment_id']._serialized_options = b'\272H\022r\0202\016^[0-9a-f]{32}$'
+  _globals['_RETRYPAYMENTREQUEST'].fields_by_name['note']._loaded_options = None
+  _globals['_RETRYPAYMENTREQUEST'].fields_by_name['note']._serialized_options = b'\272H\025r\023\020\001\030\364\0032\014^[^\\p{Cc}]*$'
   _globals['_PAYMENTSERVICE'].methods_by_name['GetPayment']._loaded_options = None
   _globals['_PAYMENTSERVICE'].methods_by_name['GetPayment']._serialized_options = b'\220\002\001'
   _globals['_PAYMENTSERVICE'].methods_by_name['ListPayments']._loaded_options = None
   _globals['_PAYMENTSERVICE'].methods_by_name['ListPayments']._serialized_options = b'\220\002\001'
-  _globals['_CREATEPAYMENTREQUEST']._serialized_start=192
-  _globals['_CREATEPAYMENTREQUEST']._serialized_end=730
-  _globals['_CREATEPAYMENTREQUEST_METADATAENTRY']._serialized_start=683
-  _globals['_CREATEPAYMENTREQUEST_METADATAENTRY']._serialized_end=730
-  _globals['_NEWORDER']._serialized_start=733
-  _globals['_NEWORDER']._serialized_end=1395
-  _globals['_CREATEPAYMENTRESPONSE']._serialized_start=1397
-  _globals['_CREATEPAYMENTRESPONSE']._serialized_end=1466
-  _globals['_GETPAYMENTREQUEST']._serialized_start=1469
-  _globals['_GETPAYMENTREQUEST']._serialized_end=1929
-  _globals['_GETPAYMENTRESPONSE']._serialized_start=1931
-  _globals['_GETPAYMENTRESPONSE']._serialized_end=1997
-  _globals['_LISTPAYMENTSREQUEST']._serialized_start=2000
-  _globals['_LISTPAYMENTSREQUEST']._serialized_end=2329
-  _globals['_LISTPAYMENTSRESPONSE']._serialized_start=2331
-  _globals['_LISTPAYMENTSRESPONSE']._serialized_end=2425
-  _globals['_PAYMENTSERVICE']._serialized_start=2428
-  _globals['_PAYMENTSERVICE']._serialized_end=2748
+  _globals['_PAYMENTSERVICE'].methods_by_name['WatchPayment']._loaded_options = None
+  _globals['_PAYMENTSERVICE'].methods_by_name['WatchPayment']._serialized_options = b'\220\002\001'
+  _globals['_CREATEPAYMENTREQUEST']._serialized_start=217
+  _globals['_CREATEPAYMENTREQUEST']._serialized_end=755
+  _globals['_CREATEPAYMENTREQUEST_METADATAENTRY']._serialized_start=708
+  _globals['_CREATEPAYMENTREQUEST_METADATAENTRY']._serialized_end=755
+  _globals['_NEWORDER']._serialized_start=758
+  _globals['_NEWORDER']._serialized_end=1420
+  _globals['_CREATEPAYMENTRESPONSE']._serialized_start=1422
+  _globals['_CREATEPAYMENTRESPONSE']._serialized_end=1491
+  _globals['_GETPAYMENTREQUEST']._serialized_start=1494
+  _globals['_GETPAYMENTREQUEST']._serialized_end=1954
+  _globals['_GETPAYMENTRESPONSE']._serialized_start=1956
+  _globals['_GETPAYMENTRESPONSE']._serialized_end=2022
+  _globals['_LISTPAYMENTSREQUEST']._serialized_start=2025
+  _globals['_LISTPAYMENTSREQUEST']._serialized_end=2354
+  _globals['_LISTPAYMENTSRESPONSE']._serialized_start=2356
+  _globals['_LISTPAYMENTSRESPONSE']._serialized_end=2450
+  _globals['_CREATEPAYMENTSREQUEST']._serialized_start=2452
+  _globals['_CREATEPAYMENTSREQUEST']._serialized_end=2549
+  _globals['_CREATEPAYMENTSRESPONSE']._serialized_start=2552
+  _globals['_CREATEPAYMENTSRESPONSE']._serialized_end=2706
+  _globals['_WATCHPAYMENTREQUEST']._serialized_start=2708
+  _globals['_WATCHPAYMENTREQUEST']._serialized_end=2772
+  _globals['_WATCHPAYMENTRESPONSE']._serialized_start=2774
+  _globals['_WATCHPAYMENTRESPONSE']._serialized_end=2842
+  _globals['_RETRYPAYMENTREQUEST']._serialized_start=2845
+  _globals['_RETRYPAYMENTREQUEST']._serialized_end=2995
+  _globals['_RETRYPAYMENTRESPONSE']._serialized_start=2997
+  _globals['_RETRYPAYMENTRESPONSE']._serialized_end=3065
+  _globals['_PAYMENTSERVICE']._serialized_start=3068
+  _globals['_PAYMENTSERVICE']._serialized_end=3702
 # @@protoc_insertion_point(module_scope)

@@ -48,6 +48,11 @@ class PaymentServiceStub:
                 request_serializer=paymesh_dot_payment_dot_v1_dot_payment__service__pb2.CreatePaymentRequest.SerializeToString,
                 response_deserializer=paymesh_dot_payment_dot_v1_dot_payment__service__pb2.CreatePaymentResponse.FromString,
                 _registered_method=True)
+        self.CreatePayments = channel.stream_stream(
+                '/paymesh.payment.v1.PaymentService/CreatePayments',
+                request_serializer=paymesh_dot_payment_dot_v1_dot_payment__service__pb2.CreatePaymentsRequest.SerializeToString,
+                response_deserializer=paymesh_dot_payment_dot_v1_dot_payment__service__pb2.CreatePaymentsResponse.FromString,
+                _registered_method=True)
         self.GetPayment = channel.unary_unary(
                 '/paymesh.payment.v1.PaymentService/GetPayment',
                 request_serializer=paymesh_dot_payment_dot_v1_dot_payment__service__pb2.GetPaymentRequest.SerializeToString,
@@ -57,6 +62,16 @@ class PaymentServiceStub:
                 '/paymesh.payment.v1.PaymentService/ListPayments',
                 request_serializer=paymesh_dot_payment_dot_v1_dot_payment__service__pb2.ListPaymentsRequest.SerializeToString,
                 response_deserializer=paymesh_dot_payment_dot_v1_dot_payment__service__pb2.ListPaymentsResponse.FromString,
+                _registered_method=True)
+        self.WatchPayment = channel.unary_stream(
+                '/paymesh.payment.v1.PaymentService/WatchPayment',
+                request_serializer=paymesh_dot_payment_dot_v1_dot_payment__service__pb2.WatchPaymentRequest.SerializeToString,
+                response_deserializer=paymesh_dot_payment_dot_v1_dot_payment__service__pb2.WatchPaymentResponse.FromString,
+                _registered_method=True)
+        self.RetryPayment = channel.unary_unary(
+                '/paymesh.payment.v1.PaymentService/RetryPayment',
+                request_serializer=paymesh_dot_payment_dot_v1_dot_payment__service__pb2.RetryPaymentRequest.SerializeToString,
+                response_deserializer=paymesh_dot_payment_dot_v1_dot_payment__service__pb2.RetryPaymentResponse.FromString,
                 _registered_method=True)
 
 
@@ -95,6 +110,29 @@ class PaymentServiceServicer:
         context.set_details('Method not implemented!')
         raise NotImplementedError('Method not implemented!')
 
+    def CreatePayments(self, request_iterator, context):
+        """Makes many payments over one stream: bulk ingress, at less cost a payment.
+
+        Each item has the semantics of CreatePayment, and its answer comes when that
+        call would have answered: in the order of completion, so branch on `index` or
+        `request_id`, never on the position. An item that is refused fails alone, with
+        the same reasons as a status of CreatePayment. When more than 1024 items wait
+        for their answers, no more are read until some are told (flow control).
+
+        The stream ends when the caller has half-closed it and everything is
+        answered. If it ends with an error, what was not answered is not known: send
+        those items again, under the same request_ids. With a deadline, what is still
+        under way shortly before it is answered as PROCESSING, and goes on.
+
+        Errors of the stream as a whole: INVALID_ARGUMENT / VALIDATION_FAILED (bytes
+        that are no message, a bad `paymesh-caller`); RESOURCE_EXHAUSTED /
+        OVERLOADED; ABORTED / OUTCOME_UNKNOWN (the service is stopping: what it took
+        is answered, send the rest again).
+        """
+        context.set_code(grpc.StatusCode.UNIMPLEMENTED)
+        context.set_details('Method not implemented!')
+        raise NotImplementedError('Method not implemented!')
+
     def GetPayment(self, request, context):
         """Reads one payment by payment_id, or by request_id. Changes nothing.
 
@@ -116,6 +154,44 @@ class PaymentServiceServicer:
         context.set_details('Method not implemented!')
         raise NotImplementedError('Method not implemented!')
 
+    def WatchPayment(self, request, context):
+        """Tells how a payment stands: at once, and then after each change that is
+        committed, by whichever replica. Changes that follow each other closely may be
+        told as one; an older state is never told after a newer one. Ends with OK
+        after a terminal state. A payment that waits for an operator
+        (NEEDS_ATTENTION) is not terminal: the stream stays, up to the caller's
+        deadline. Changes nothing.
+
+        Errors: NOT_FOUND / PAYMENT_NOT_FOUND; INVALID_ARGUMENT / VALIDATION_FAILED;
+        UNAVAILABLE / DEPENDENCY_DOWN (also when the service stops: watch again).
+        """
+        context.set_code(grpc.StatusCode.UNIMPLEMENTED)
+        context.set_details('Method not implemented!')
+        raise NotImplementedError('Method not implemented!')
+
+    def RetryPayment(self, request, context):
+        """Drives the parked orders of a payment again, for an operator: from the first
+        rung of the ladder (look-up by our key; then, only while the PSP surely
+        remembers it, the same key once more), and what was captured but not booked
+        through wallet and ledger. Never under a new key, so nothing is charged twice.
+
+        Idempotent on (caller, payment_id, request_id): the same request again drives
+        nothing and answers with the payment as it stands; another note under a used
+        request_id is refused.
+
+        Answers when the round is over, or shortly before the caller's deadline (30 s
+        if there is none) with the payment as it stands. An order that stays parked
+        tells why in `attention_reason`.
+
+        Errors: NOT_FOUND / PAYMENT_NOT_FOUND; FAILED_PRECONDITION / WRONG_STATE (no
+        order is parked); ALREADY_EXISTS / REQUEST_ID_REUSED; INVALID_ARGUMENT /
+        VALIDATION_FAILED, CARD_NUMBER_REFUSED; UNAVAILABLE / DEPENDENCY_DOWN;
+        ABORTED / OUTCOME_UNKNOWN.
+        """
+        context.set_code(grpc.StatusCode.UNIMPLEMENTED)
+        context.set_details('Method not implemented!')
+        raise NotImplementedError('Method not implemented!')
+
 
 def add_PaymentServiceServicer_to_server(servicer, server):
     rpc_method_handlers = {
@@ -123,6 +199,11 @@ def add_PaymentServiceServicer_to_server(servicer, server):
                     servicer.CreatePayment,
                     request_deserializer=paymesh_dot_payment_dot_v1_dot_payment__service__pb2.CreatePaymentRequest.FromString,
                     response_serializer=paymesh_dot_payment_dot_v1_dot_payment__service__pb2.CreatePaymentResponse.SerializeToString,
+            ),
+            'CreatePayments': grpc.stream_stream_rpc_method_handler(
+                    servicer.CreatePayments,
+                    request_deserializer=paymesh_dot_payment_dot_v1_dot_payment__service__pb2.CreatePaymentsRequest.FromString,
+                    response_serializer=paymesh_dot_payment_dot_v1_dot_payment__service__pb2.CreatePaymentsResponse.SerializeToString,
             ),
             'GetPayment': grpc.unary_unary_rpc_method_handler(
                     servicer.GetPayment,
@@ -133,6 +214,16 @@ def add_PaymentServiceServicer_to_server(servicer, server):
                     servicer.ListPayments,
                     request_deserializer=paymesh_dot_payment_dot_v1_dot_payment__service__pb2.ListPaymentsRequest.FromString,
                     response_serializer=paymesh_dot_payment_dot_v1_dot_payment__service__pb2.ListPaymentsResponse.SerializeToString,
+            ),
+            'WatchPayment': grpc.unary_stream_rpc_method_handler(
+                    servicer.WatchPayment,
+                    request_deserializer=paymesh_dot_payment_dot_v1_dot_payment__service__pb2.WatchPaymentRequest.FromString,
+                    response_serializer=paymesh_dot_payment_dot_v1_dot_payment__service__pb2.WatchPaymentResponse.SerializeToString,
+            ),
+            'RetryPayment': grpc.unary_unary_rpc_method_handler(
+                    servicer.RetryPayment,
+                    request_deserializer=paymesh_dot_payment_dot_v1_dot_payment__service__pb2.RetryPaymentRequest.FromString,
+                    response_serializer=paymesh_dot_payment_dot_v1_dot_payment__service__pb2.RetryPaymentResponse.SerializeToString,
             ),
     }
     generic_handler = grpc.method_handlers_generic_handler(
@@ -171,6 +262,33 @@ class PaymentService:
             '/paymesh.payment.v1.PaymentService/CreatePayment',
             paymesh_dot_payment_dot_v1_dot_payment__service__pb2.CreatePaymentRequest.SerializeToString,
             paymesh_dot_payment_dot_v1_dot_payment__service__pb2.CreatePaymentResponse.FromString,
+            options,
+            channel_credentials,
+            insecure,
+            call_credentials,
+            compression,
+            wait_for_ready,
+            timeout,
+            metadata,
+            _registered_method=True)
+
+    @staticmethod
+    def CreatePayments(request_iterator,
+            target,
+            options=(),
+            channel_credentials=None,
+            call_credentials=None,
+            insecure=False,
+            compression=None,
+            wait_for_ready=None,
+            timeout=None,
+            metadata=None):
+        return grpc.experimental.stream_stream(
+            request_iterator,
+            target,
+            '/paymesh.payment.v1.PaymentService/CreatePayments',
+            paymesh_dot_payment_dot_v1_dot_payment__service__pb2.CreatePaymentsRequest.SerializeToString,
+            paymesh_dot_payment_dot_v1_dot_payment__service__pb2.CreatePaymentsResponse.FromString,
             options,
             channel_credentials,
             insecure,
@@ -225,6 +343,60 @@ class PaymentService:
             '/paymesh.payment.v1.PaymentService/ListPayments',
             paymesh_dot_payment_dot_v1_dot_payment__service__pb2.ListPaymentsRequest.SerializeToString,
             paymesh_dot_payment_dot_v1_dot_payment__service__pb2.ListPaymentsResponse.FromString,
+            options,
+            channel_credentials,
+            insecure,
+            call_credentials,
+            compression,
+            wait_for_ready,
+            timeout,
+            metadata,
+            _registered_method=True)
+
+    @staticmethod
+    def WatchPayment(request,
+            target,
+            options=(),
+            channel_credentials=None,
+            call_credentials=None,
+            insecure=False,
+            compression=None,
+            wait_for_ready=None,
+            timeout=None,
+            metadata=None):
+        return grpc.experimental.unary_stream(
+            request,
+            target,
+            '/paymesh.payment.v1.PaymentService/WatchPayment',
+            paymesh_dot_payment_dot_v1_dot_payment__service__pb2.WatchPaymentRequest.SerializeToString,
+            paymesh_dot_payment_dot_v1_dot_payment__service__pb2.WatchPaymentResponse.FromString,
+            options,
+            channel_credentials,
+            insecure,
+            call_credentials,
+            compression,
+            wait_for_ready,
+            timeout,
+            metadata,
+            _registered_method=True)
+
+    @staticmethod
+    def RetryPayment(request,
+            target,
+            options=(),
+            channel_credentials=None,
+            call_credentials=None,
+            insecure=False,
+            compression=None,
+            wait_for_ready=None,
+            timeout=None,
+            metadata=None):
+        return grpc.experimental.unary_unary(
+            request,
+            target,
+            '/paymesh.payment.v1.PaymentService/RetryPayment',
+            paymesh_dot_payment_dot_v1_dot_payment__service__pb2.RetryPaymentRequest.SerializeToString,
+            paymesh_dot_payment_dot_v1_dot_payment__service__pb2.RetryPaymentResponse.FromString,
             options,
             channel_credentials,
             insecure,

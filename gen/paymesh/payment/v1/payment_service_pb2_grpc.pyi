@@ -61,6 +61,25 @@ class PaymentServiceStub:
     RetryInfo); UNAVAILABLE / DEPENDENCY_DOWN (provably nothing was accepted);
     ABORTED / OUTCOME_UNKNOWN (not known; call again with the same request_id).
     """
+    CreatePayments: _grpc.StreamStreamMultiCallable[_payment_service_pb2.CreatePaymentsRequest, _payment_service_pb2.CreatePaymentsResponse]
+    """Makes many payments over one stream: bulk ingress, at less cost a payment.
+
+    Each item has the semantics of CreatePayment, and its answer comes when that
+    call would have answered: in the order of completion, so branch on `index` or
+    `request_id`, never on the position. An item that is refused fails alone, with
+    the same reasons as a status of CreatePayment. When more than 1024 items wait
+    for their answers, no more are read until some are told (flow control).
+
+    The stream ends when the caller has half-closed it and everything is
+    answered. If it ends with an error, what was not answered is not known: send
+    those items again, under the same request_ids. With a deadline, what is still
+    under way shortly before it is answered as PROCESSING, and goes on.
+
+    Errors of the stream as a whole: INVALID_ARGUMENT / VALIDATION_FAILED (bytes
+    that are no message, a bad `paymesh-caller`); RESOURCE_EXHAUSTED /
+    OVERLOADED; ABORTED / OUTCOME_UNKNOWN (the service is stopping: what it took
+    is answered, send the rest again).
+    """
     GetPayment: _grpc.UnaryUnaryMultiCallable[_payment_service_pb2.GetPaymentRequest, _payment_service_pb2.GetPaymentResponse]
     """Reads one payment by payment_id, or by request_id. Changes nothing.
 
@@ -73,6 +92,36 @@ class PaymentServiceStub:
 
     Errors: INVALID_ARGUMENT / VALIDATION_FAILED (also for a page_token from
     another list or other filters); UNAVAILABLE / DEPENDENCY_DOWN.
+    """
+    WatchPayment: _grpc.UnaryStreamMultiCallable[_payment_service_pb2.WatchPaymentRequest, _payment_service_pb2.WatchPaymentResponse]
+    """Tells how a payment stands: at once, and then after each change that is
+    committed, by whichever replica. Changes that follow each other closely may be
+    told as one; an older state is never told after a newer one. Ends with OK
+    after a terminal state. A payment that waits for an operator
+    (NEEDS_ATTENTION) is not terminal: the stream stays, up to the caller's
+    deadline. Changes nothing.
+
+    Errors: NOT_FOUND / PAYMENT_NOT_FOUND; INVALID_ARGUMENT / VALIDATION_FAILED;
+    UNAVAILABLE / DEPENDENCY_DOWN (also when the service stops: watch again).
+    """
+    RetryPayment: _grpc.UnaryUnaryMultiCallable[_payment_service_pb2.RetryPaymentRequest, _payment_service_pb2.RetryPaymentResponse]
+    """Drives the parked orders of a payment again, for an operator: from the first
+    rung of the ladder (look-up by our key; then, only while the PSP surely
+    remembers it, the same key once more), and what was captured but not booked
+    through wallet and ledger. Never under a new key, so nothing is charged twice.
+
+    Idempotent on (caller, payment_id, request_id): the same request again drives
+    nothing and answers with the payment as it stands; another note under a used
+    request_id is refused.
+
+    Answers when the round is over, or shortly before the caller's deadline (30 s
+    if there is none) with the payment as it stands. An order that stays parked
+    tells why in `attention_reason`.
+
+    Errors: NOT_FOUND / PAYMENT_NOT_FOUND; FAILED_PRECONDITION / WRONG_STATE (no
+    order is parked); ALREADY_EXISTS / REQUEST_ID_REUSED; INVALID_ARGUMENT /
+    VALIDATION_FAILED, CARD_NUMBER_REFUSED; UNAVAILABLE / DEPENDENCY_DOWN;
+    ABORTED / OUTCOME_UNKNOWN.
     """
 
 @_typing.type_check_only
@@ -108,6 +157,25 @@ class PaymentServiceAsyncStub(PaymentServiceStub):
     RetryInfo); UNAVAILABLE / DEPENDENCY_DOWN (provably nothing was accepted);
     ABORTED / OUTCOME_UNKNOWN (not known; call again with the same request_id).
     """
+    CreatePayments: _aio.StreamStreamMultiCallable[_payment_service_pb2.CreatePaymentsRequest, _payment_service_pb2.CreatePaymentsResponse]  # type: ignore[assignment]
+    """Makes many payments over one stream: bulk ingress, at less cost a payment.
+
+    Each item has the semantics of CreatePayment, and its answer comes when that
+    call would have answered: in the order of completion, so branch on `index` or
+    `request_id`, never on the position. An item that is refused fails alone, with
+    the same reasons as a status of CreatePayment. When more than 1024 items wait
+    for their answers, no more are read until some are told (flow control).
+
+    The stream ends when the caller has half-closed it and everything is
+    answered. If it ends with an error, what was not answered is not known: send
+    those items again, under the same request_ids. With a deadline, what is still
+    under way shortly before it is answered as PROCESSING, and goes on.
+
+    Errors of the stream as a whole: INVALID_ARGUMENT / VALIDATION_FAILED (bytes
+    that are no message, a bad `paymesh-caller`); RESOURCE_EXHAUSTED /
+    OVERLOADED; ABORTED / OUTCOME_UNKNOWN (the service is stopping: what it took
+    is answered, send the rest again).
+    """
     GetPayment: _aio.UnaryUnaryMultiCallable[_payment_service_pb2.GetPaymentRequest, _payment_service_pb2.GetPaymentResponse]  # type: ignore[assignment]
     """Reads one payment by payment_id, or by request_id. Changes nothing.
 
@@ -120,6 +188,36 @@ class PaymentServiceAsyncStub(PaymentServiceStub):
 
     Errors: INVALID_ARGUMENT / VALIDATION_FAILED (also for a page_token from
     another list or other filters); UNAVAILABLE / DEPENDENCY_DOWN.
+    """
+    WatchPayment: _aio.UnaryStreamMultiCallable[_payment_service_pb2.WatchPaymentRequest, _payment_service_pb2.WatchPaymentResponse]  # type: ignore[assignment]
+    """Tells how a payment stands: at once, and then after each change that is
+    committed, by whichever replica. Changes that follow each other closely may be
+    told as one; an older state is never told after a newer one. Ends with OK
+    after a terminal state. A payment that waits for an operator
+    (NEEDS_ATTENTION) is not terminal: the stream stays, up to the caller's
+    deadline. Changes nothing.
+
+    Errors: NOT_FOUND / PAYMENT_NOT_FOUND; INVALID_ARGUMENT / VALIDATION_FAILED;
+    UNAVAILABLE / DEPENDENCY_DOWN (also when the service stops: watch again).
+    """
+    RetryPayment: _aio.UnaryUnaryMultiCallable[_payment_service_pb2.RetryPaymentRequest, _payment_service_pb2.RetryPaymentResponse]  # type: ignore[assignment]
+    """Drives the parked orders of a payment again, for an operator: from the first
+    rung of the ladder (look-up by our key; then, only while the PSP surely
+    remembers it, the same key once more), and what was captured but not booked
+    through wallet and ledger. Never under a new key, so nothing is charged twice.
+
+    Idempotent on (caller, payment_id, request_id): the same request again drives
+    nothing and answers with the payment as it stands; another note under a used
+    request_id is refused.
+
+    Answers when the round is over, or shortly before the caller's deadline (30 s
+    if there is none) with the payment as it stands. An order that stays parked
+    tells why in `attention_reason`.
+
+    Errors: NOT_FOUND / PAYMENT_NOT_FOUND; FAILED_PRECONDITION / WRONG_STATE (no
+    order is parked); ALREADY_EXISTS / REQUEST_ID_REUSED; INVALID_ARGUMENT /
+    VALIDATION_FAILED, CARD_NUMBER_REFUSED; UNAVAILABLE / DEPENDENCY_DOWN;
+    ABORTED / OUTCOME_UNKNOWN.
     """
 
 class PaymentServiceServicer(metaclass=_abc_1.ABCMeta):
@@ -160,6 +258,31 @@ class PaymentServiceServicer(metaclass=_abc_1.ABCMeta):
         """
 
     @_abc_1.abstractmethod
+    def CreatePayments(
+        self,
+        request_iterator: _MaybeAsyncIterator[_payment_service_pb2.CreatePaymentsRequest],
+        context: _ServicerContext,
+    ) -> _typing.Union[_abc.Iterator[_payment_service_pb2.CreatePaymentsResponse], _abc.AsyncIterator[_payment_service_pb2.CreatePaymentsResponse]]:
+        """Makes many payments over one stream: bulk ingress, at less cost a payment.
+
+        Each item has the semantics of CreatePayment, and its answer comes when that
+        call would have answered: in the order of completion, so branch on `index` or
+        `request_id`, never on the position. An item that is refused fails alone, with
+        the same reasons as a status of CreatePayment. When more than 1024 items wait
+        for their answers, no more are read until some are told (flow control).
+
+        The stream ends when the caller has half-closed it and everything is
+        answered. If it ends with an error, what was not answered is not known: send
+        those items again, under the same request_ids. With a deadline, what is still
+        under way shortly before it is answered as PROCESSING, and goes on.
+
+        Errors of the stream as a whole: INVALID_ARGUMENT / VALIDATION_FAILED (bytes
+        that are no message, a bad `paymesh-caller`); RESOURCE_EXHAUSTED /
+        OVERLOADED; ABORTED / OUTCOME_UNKNOWN (the service is stopping: what it took
+        is answered, send the rest again).
+        """
+
+    @_abc_1.abstractmethod
     def GetPayment(
         self,
         request: _payment_service_pb2.GetPaymentRequest,
@@ -182,6 +305,48 @@ class PaymentServiceServicer(metaclass=_abc_1.ABCMeta):
 
         Errors: INVALID_ARGUMENT / VALIDATION_FAILED (also for a page_token from
         another list or other filters); UNAVAILABLE / DEPENDENCY_DOWN.
+        """
+
+    @_abc_1.abstractmethod
+    def WatchPayment(
+        self,
+        request: _payment_service_pb2.WatchPaymentRequest,
+        context: _ServicerContext,
+    ) -> _typing.Union[_abc.Iterator[_payment_service_pb2.WatchPaymentResponse], _abc.AsyncIterator[_payment_service_pb2.WatchPaymentResponse]]:
+        """Tells how a payment stands: at once, and then after each change that is
+        committed, by whichever replica. Changes that follow each other closely may be
+        told as one; an older state is never told after a newer one. Ends with OK
+        after a terminal state. A payment that waits for an operator
+        (NEEDS_ATTENTION) is not terminal: the stream stays, up to the caller's
+        deadline. Changes nothing.
+
+        Errors: NOT_FOUND / PAYMENT_NOT_FOUND; INVALID_ARGUMENT / VALIDATION_FAILED;
+        UNAVAILABLE / DEPENDENCY_DOWN (also when the service stops: watch again).
+        """
+
+    @_abc_1.abstractmethod
+    def RetryPayment(
+        self,
+        request: _payment_service_pb2.RetryPaymentRequest,
+        context: _ServicerContext,
+    ) -> _typing.Union[_payment_service_pb2.RetryPaymentResponse, _abc.Awaitable[_payment_service_pb2.RetryPaymentResponse]]:
+        """Drives the parked orders of a payment again, for an operator: from the first
+        rung of the ladder (look-up by our key; then, only while the PSP surely
+        remembers it, the same key once more), and what was captured but not booked
+        through wallet and ledger. Never under a new key, so nothing is charged twice.
+
+        Idempotent on (caller, payment_id, request_id): the same request again drives
+        nothing and answers with the payment as it stands; another note under a used
+        request_id is refused.
+
+        Answers when the round is over, or shortly before the caller's deadline (30 s
+        if there is none) with the payment as it stands. An order that stays parked
+        tells why in `attention_reason`.
+
+        Errors: NOT_FOUND / PAYMENT_NOT_FOUND; FAILED_PRECONDITION / WRONG_STATE (no
+        order is parked); ALREADY_EXISTS / REQUEST_ID_REUSED; INVALID_ARGUMENT /
+        VALIDATION_FAILED, CARD_NUMBER_REFUSED; UNAVAILABLE / DEPENDENCY_DOWN;
+        ABORTED / OUTCOME_UNKNOWN.
         """
 
 def add_PaymentServiceServicer_to_server(servicer: PaymentServiceServicer, server: _typing.Union[_grpc.Server, _aio.Server]) -> None: ...
