@@ -16,12 +16,16 @@ from pathlib import Path
 import grpc
 import uvloop
 from paymesh.common.v1.money_pb2 import Money
-from paymesh.payment.v1.payment_pb2 import PaymentState
-from paymesh.payment.v1.payment_service_pb2 import CreatePaymentRequest, NewOrder
+from paymesh.payment.v1.payment_pb2 import Payment, PaymentState
+from paymesh.payment.v1.payment_service_pb2 import (
+    CreatePaymentRequest,
+    CreatePaymentsRequest,
+    NewOrder,
+)
 from paymesh.payment.v1.payment_service_pb2_grpc import PaymentServiceStub
 
 from bench.plan import LoadPlan, LoadResult, RequestIds, percentile
-from mesh.status import from_rpc_error
+from mesh.status import from_rpc_error, from_status
 from paymeshctl.client import new_request_id
 
 # Above any time that a payment may take here, and below the patience of who started us.
@@ -55,6 +59,10 @@ class _Load:
         processor = time.process_time()
         if self._plan.per_second:
             await self._by_the_clock(start)
+        elif self._plan.streams:
+            ends = start + self._plan.seconds
+            each = self._plan.in_flight // self._plan.streams
+            await asyncio.gather(*(self._stream(ends, each) for _ in range(self._plan.streams)))
         else:
             ends = start + self._plan.seconds
             await asyncio.gather(*(self._one_by_one(ends) for _ in range(self._plan.in_flight)))
@@ -63,6 +71,34 @@ class _Load:
     async def _one_by_one(self, ends: float) -> None:
         while self._begun < self._plan.payments and (now := time.perf_counter()) < ends:
             await self._pay(now)
+
+    async def _stream(self, ends: float, in_flight: int) -> None:
+        call = self._stub.CreatePayments()
+        due: dict[int, float] = {}
+
+        async def begin() -> bool:
+            now = time.perf_counter()
+            if self._begun >= self._plan.payments or now >= ends:
+                return False
+            index = self._begun
+            self._begun += 1
+            due[index] = now
+            await call.write(CreatePaymentsRequest(index=index, request=self._request(_FAST)))
+            return True
+
+        more = all([await begin() for _ in range(in_flight)])
+        if not more:
+            await call.done_writing()
+        async for answer in call:
+            if answer.HasField("payment"):
+                self._ended_well(answer.payment, due.pop(answer.index), is_fast=True)
+            else:
+                del due[answer.index]
+                told = from_status(answer.error)
+                self._errors[f"{told.code.name} {told.reason.value}".strip()] += 1
+            if more and not await begin():
+                more = False
+                await call.done_writing()
 
     async def _by_the_clock(self, start: float) -> None:
         moments = random.Random(self._plan.seed)
@@ -91,9 +127,12 @@ class _Load:
             told = from_rpc_error(error)
             self._errors[f"{error.code().name} {told.reason.value}".strip()] += 1
             return
+        self._ended_well(response.payment, due, is_fast=is_fast)
+
+    def _ended_well(self, payment: Payment, due: float, *, is_fast: bool) -> None:
         now = time.perf_counter()
         self._ended.append((now, now - due, is_fast))
-        state = PaymentState.Name(response.payment.state).removeprefix("PAYMENT_STATE_")
+        state = PaymentState.Name(payment.state).removeprefix("PAYMENT_STATE_")
         self._answered[state] += 1
 
     def _request(self, payment_method: str) -> CreatePaymentRequest:

@@ -20,6 +20,7 @@ class LoadPlan:
     """A load, bounded by `seconds` and by `payments`, whichever is reached first.
 
     in_flight: payments under way at once, each followed by the next (a closed loop).
+    streams: how many streams of CreatePayments they share; 0 is a unary call each.
     per_second: instead, payments begin by the clock at random moments, so many a second on
         average (an open loop); the moments depend on `seed` alone. 0 is the closed loop.
     slow_share: of the cards, how many take `tok_slow`; the share is the same in each stretch.
@@ -30,6 +31,7 @@ class LoadPlan:
     seconds: float
     payments: int
     in_flight: int = 1
+    streams: int = 0
     per_second: float = 0.0
     slow_share: float = 0.0
     ramp_s: float = 1.0
