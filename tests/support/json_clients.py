@@ -23,10 +23,12 @@ _TIMEOUT_S = 40
 Done = subprocess.CompletedProcess[str]
 
 
-def ran(words: Sequence[str | Path], **more: Any) -> Done:
+def ran(
+    words: Sequence[str | Path], *, cwd: Path | None = None, timeout_s: float = _TIMEOUT_S
+) -> Done:
     """A command, run to its end."""
     return subprocess.run(
-        words, capture_output=True, text=True, timeout=_TIMEOUT_S, check=False, **more
+        words, cwd=cwd, capture_output=True, text=True, timeout=timeout_s, check=False
     )
 
 
