@@ -5,6 +5,7 @@ BIN := $(VENV)/bin
 READY := $(VENV)/.ready
 FRESH := build/gen
 IMAGE := $(FRESH)/paymesh/descriptors.binpb
+SECRETS ?= deploy/secrets
 
 PYTHON ?= $(shell for p in python3 python3.14 python3.13 python3.12 python3.11; do \
 	$$p -c 'import sys; sys.exit(sys.version_info < (3, 11))' 2>/dev/null && echo $$p && break; \
@@ -12,7 +13,7 @@ PYTHON ?= $(shell for p in python3 python3.14 python3.13 python3.12 python3.11; 
 
 .DEFAULT_GOAL := help
 .PHONY: help setup gen fresh gen-check lint format types breaking test check demo bench faults \
-	lock clean
+	secrets lock clean
 
 help: ## this list
 	@awk -F ':.*## ' '/^[a-z-]+:.*## / {printf "  make %-10s %s\n", $$1, $$2}' Makefile
@@ -43,11 +44,13 @@ gen-check: fresh ## what is generated is fresh
 	@diff -rq -x __pycache__ gen $(FRESH) || { echo "gen/ is stale: run make gen"; exit 1; }
 	@$(BIN)/python tools/states.py --check
 
-lint: fresh ## style, layers and contracts
+lint: fresh ## style, layers, contracts and containers
 	$(BIN)/ruff check
 	$(BIN)/ruff format --check
 	$(BIN)/lint-imports --no-cache
 	$(BIN)/buf lint $(IMAGE)
+	$(BIN)/hadolint deploy/Dockerfile
+	@$(BIN)/python tools/compose.py
 
 format: setup ## put style right where a tool can
 	$(BIN)/ruff check --fix
@@ -72,6 +75,14 @@ bench: setup ## measure
 
 faults: setup ## kill and cut, then compare the books
 	$(BIN)/pytest tests/faults -m slow
+
+# Readable for the services, which are not root, in a folder that is closed: see docker-compose.yml.
+secrets: ## the passwords of docker-compose.yml; those that are there stay
+	@install -d -m 700 $(SECRETS)
+	@umask 022; for name in postgres payment executor wallet ledger psp_stub; do \
+		test -s $(SECRETS)/$$name || $(PYTHON) -c \
+			'import secrets; print(secrets.token_urlsafe(32))' > $(SECRETS)/$$name || exit 1; \
+	done
 
 lock: ## pin pyproject.toml's dependencies anew (needs uv)
 	uv --no-config pip compile pyproject.toml --extra dev --universal --python-version 3.11 \

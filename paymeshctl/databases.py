@@ -11,6 +11,7 @@ from typing import Annotated
 import typer
 
 from mesh.migrations import PACKAGES, ProvisionError, head_revision, provision
+from mesh.secret_files import BadSecretError, database_url
 from paymeshctl.exits import CommandError, Exit, reporting
 
 ADMIN_SETTING = "PAYMESH_DATABASE_URL"
@@ -25,16 +26,19 @@ class DatabaseSettings:
 
     @classmethod
     def read(cls, environment: Mapping[str, str]) -> DatabaseSettings:
-        """From PAYMESH_DATABASE_URL and the PAYMESH_<SERVICE>_DATABASE_URLs.
+        """From PAYMESH_DATABASE_URL and the PAYMESH_<SERVICE>_DATABASE_URLs, or their files.
 
-        Raises CommandError for URLs of services on a server that is not named.
+        Raises CommandError for URLs of services on a server that is not named, and for
+        files that don't hold what they should (see mesh.secret_files).
         """
-        admin_url = environment.get(ADMIN_SETTING) or None
-        urls = {
-            service: environment[name]
-            for service in PACKAGES
-            if environment.get(name := url_setting(service))
-        }
+        try:
+            admin_url = database_url(ADMIN_SETTING, environment)
+            given = {
+                service: database_url(url_setting(service), environment) for service in PACKAGES
+            }
+        except BadSecretError as error:
+            raise CommandError(Exit.BAD_USAGE, f"bad setting: {error}") from error
+        urls = {service: url for service, url in given.items() if url is not None}
         if urls and admin_url is None:
             raise CommandError(
                 Exit.BAD_USAGE,
@@ -56,7 +60,8 @@ def migrate(
 
     PAYMESH_DATABASE_URL names the server and a role that may make databases and roles; each
     PAYMESH_<SERVICE>_DATABASE_URL names the database, role and password of one service.
-    May be repeated.
+    Each may stand in a file that …_DATABASE_URL_FILE names, or the password alone in one that
+    …_DATABASE_PASSWORD_FILE names. May be repeated.
     """
     with reporting(as_json=as_json):
         settings = DatabaseSettings.read(os.environ)

@@ -19,6 +19,7 @@ from mesh.embedded import EmbeddedPostgresReason as Reason
 from mesh.healthcheck import is_serving
 from mesh.migrations import PACKAGES, ProvisionError, provision
 from mesh.processes import spawn
+from mesh.secret_files import names_a_database
 from paymeshctl.ports import HOST, PORT_OFFSETS, POSTGRES_PORT_OFFSET, is_free
 
 # A service before those who call it.
@@ -288,7 +289,7 @@ class Mesh:
         inherited = {
             name: value
             for name, value in self._config.environment.items()
-            if not (name.startswith("PAYMESH_") and name.endswith("DATABASE_URL"))
+            if not names_a_database(name)
         }
         targets = {
             prefix + name: self.target(peer) for name, peer in PEERS.get(service, {}).items()

@@ -11,12 +11,19 @@ from typing import Any, cast
 
 import pytest
 
+from tests.support.json_clients import Grpcurl
 from tests.support.mesh import RunningMesh, fresh
+from tests.support.scenario import (
+    SERVICE,
+    needs_watch,
+    pays_once_and_refuses_another_amount,
+    three_orders,
+    watches_to_the_end,
+)
 
 pytestmark = pytest.mark.usefixtures("balanced_books")
 
 BIN = Path(sys.executable).parent
-SERVICE = "paymesh.payment.v1.PaymentService"
 HEALTH = "grpc.health.v1.Health"
 REFLECTION = "grpc.reflection.v1alpha.ServerReflection"
 
@@ -81,34 +88,18 @@ def test_everything_has_a_comment(mesh: RunningMesh, service: str) -> None:
                 assert before.strip().startswith("//"), line
 
 
-def test_create_replay_and_another_amount(mesh: RunningMesh) -> None:
-    request = _request(fresh("request"))
+def test_it_pays_once_and_refuses_another_amount(mesh: RunningMesh) -> None:
+    pays_once_and_refuses_another_amount(mesh, Grpcurl(mesh.supervisor.target("payment")))
 
-    payment = _call(mesh, f"{SERVICE}/CreatePayment", request)["payment"]
-    replay = _call(mesh, f"{SERVICE}/CreatePayment", request)["payment"]
 
-    assert payment["state"] == "PAYMENT_STATE_SUCCEEDED"
-    assert [order["state"] for order in payment["orders"]] == ["ORDER_STATE_SUCCEEDED"] * 3
-    assert replay == payment
-    captured = mesh.ask(
-        "psp_stub",
-        "SELECT amount_minor FROM truth WHERE order_id = ANY (%s::uuid[]) ORDER BY amount_minor",
-        [order["orderId"] for order in payment["orders"]],
-    )
-    assert captured == [(250,), (4_200,), (10_000,)]
-
-    request["orders"][1]["amount"]["amount_minor"] = 4_201
-    refusal = _refuse(mesh, f"{SERVICE}/CreatePayment", request)
-
-    assert "Code: AlreadyExists" in refusal
-    assert '"reason":"REQUEST_ID_REUSED"' in refusal
-    assert '"domain":"paymesh"' in refusal
-    assert '"fields":"orders[1].amount.amount_minor"' in refusal
+@needs_watch
+def test_it_watches_to_the_end(mesh: RunningMesh) -> None:
+    watches_to_the_end(mesh, Grpcurl(mesh.supervisor.target("payment")))
 
 
 def test_get_and_list(mesh: RunningMesh) -> None:
     buyer = fresh("buyer")
-    requests = [_request(fresh("request"), buyer) for _ in range(3)]
+    requests = [three_orders(fresh("request"), buyer) for _ in range(3)]
     payments = [_call(mesh, f"{SERVICE}/CreatePayment", r)["payment"] for r in requests]
 
     by_id = _call(mesh, f"{SERVICE}/GetPayment", {"payment_id": payments[0]["paymentId"]})
@@ -126,7 +117,7 @@ def test_get_and_list(mesh: RunningMesh) -> None:
 
 
 def test_wallet_and_ledger(mesh: RunningMesh) -> None:
-    request = _request(fresh("request"))
+    request = three_orders(fresh("request"))
     _call(mesh, f"{SERVICE}/CreatePayment", request)
     seller = request["orders"][0]["seller_id"]
 
@@ -167,7 +158,7 @@ def test_wallet_and_ledger(mesh: RunningMesh) -> None:
 def test_wrong_types_are_refused_and_nothing_is_stored(
     mesh: RunningMesh, field: str, value: object
 ) -> None:
-    request = {**_request(fresh("request")), field: value}
+    request = {**three_orders(fresh("request")), field: value}
 
     refusal = _refuse(mesh, f"{SERVICE}/CreatePayment", request)
 
@@ -177,7 +168,7 @@ def test_wrong_types_are_refused_and_nothing_is_stored(
 
 @pytest.mark.parametrize("amount", ["ten", 10.5, "1e400", 2**63, "99999999999999999999", True])
 def test_amounts_that_are_no_integers_are_refused(mesh: RunningMesh, amount: object) -> None:
-    request = _request(fresh("request"))
+    request = three_orders(fresh("request"))
     request["orders"][0]["amount"]["amount_minor"] = amount
 
     refusal = _refuse(mesh, f"{SERVICE}/CreatePayment", request)
@@ -187,7 +178,7 @@ def test_amounts_that_are_no_integers_are_refused(mesh: RunningMesh, amount: obj
 
 
 def test_a_refusal_names_the_field(mesh: RunningMesh) -> None:
-    request = _request(fresh("request"))
+    request = three_orders(fresh("request"))
     request["orders"][2]["amount"]["amount_minor"] = -5
 
     refusal = _refuse(mesh, f"{SERVICE}/CreatePayment", request)
@@ -196,43 +187,6 @@ def test_a_refusal_names_the_field(mesh: RunningMesh) -> None:
     assert '"reason":"VALIDATION_FAILED"' in refusal
     assert '"field":"orders[2].amount.amount_minor"' in refusal
     assert _stored(mesh, request["request_id"]) == 0
-
-
-def test_buf_curl(mesh: RunningMesh) -> None:
-    request = _request(fresh("request"))
-    done = subprocess.run(
-        [
-            BIN / "buf", "curl", "--protocol", "grpc", "--http2-prior-knowledge",
-            "--data", json.dumps(request),
-            f"http://{mesh.supervisor.target('payment')}/{SERVICE}/CreatePayment",
-        ],
-        capture_output=True, text=True, timeout=30, check=False,
-    )  # fmt: skip
-
-    assert done.returncode == 0, done.stderr
-    assert json.loads(done.stdout)["payment"]["state"] == "PAYMENT_STATE_SUCCEEDED"
-
-
-def _request(request_id: str, buyer: str = "") -> dict[str, Any]:
-    """Three orders of one buyer."""
-    orders = [(10_000, 1_000), (4_200, 420), (250, None)]
-    return {
-        "request_id": request_id,
-        "buyer_id": buyer or fresh("buyer"),
-        "payment_method": "tok_ok",
-        "orders": [
-            {
-                "seller_id": fresh("seller"),
-                "amount": {"amount_minor": amount, "currency_code": "EUR"},
-                **(
-                    {}
-                    if commission is None
-                    else {"commission": {"amount_minor": commission, "currency_code": "EUR"}}
-                ),
-            }
-            for amount, commission in orders
-        ],
-    }
 
 
 def _call(

@@ -5,6 +5,8 @@ from __future__ import annotations
 import json
 import os
 import signal
+import subprocess
+import sys
 import time
 from collections.abc import Iterator
 from pathlib import Path
@@ -16,7 +18,7 @@ from tests.support.embedded import children, is_running, on_linux, wait_until
 from tests.support.folders import open_folder
 from tests.support.ports import free_port_base, is_free
 from tests.support.postgres import PostgresServer
-from tests.support.up_process import UpProcess, run
+from tests.support.up_process import UpProcess, clean_environment, run
 
 pytestmark = [on_linux, pytest.mark.timeout(120)]
 
@@ -119,7 +121,7 @@ def test_a_postgresql_that_died_is_started_again_and_the_mesh_heals(up: UpProces
 def test_no_service_is_given_anothers_password(up: UpProcess) -> None:
     for service, package in SERVICES.items():
         environment = Path(f"/proc/{up.service_pid(package)}/environ").read_text().split("\0")
-        urls = {name.partition("=")[0] for name in environment if "DATABASE_URL=" in name}
+        urls = {name.partition("=")[0] for name in environment if "_DATABASE_" in name}
         assert urls == {f"PAYMESH_{service.upper()}_DATABASE_URL"}
 
 
@@ -207,6 +209,48 @@ def test_it_runs_on_another_postgresql(folder: Path, postgres_server: PostgresSe
         assert up.run(*PAY).returncode == 0
         up.send(signal.SIGTERM)
         assert up.end()[0] == 0
+
+
+def test_passwords_may_stand_in_files_and_no_service_is_told_where(
+    folder: Path, postgres_server: PostgresServer
+) -> None:
+    address = postgres_server.admin_url.rpartition("@")[2].rpartition("/")[0]
+    (folder / "admin").write_text(f"{postgres_server.admin_url}\n")
+    environment = {"PAYMESH_DATABASE_URL_FILE": str(folder / "admin")}
+    for service in SERVICES:
+        (folder / service).write_text(f"p@ss/{service}\n")
+        variable = f"PAYMESH_{service.upper()}_DATABASE"
+        environment[f"{variable}_URL"] = f"postgresql://files_{service}@{address}/files_{service}"
+        environment[f"{variable}_PASSWORD_FILE"] = str(folder / service)
+    with UpProcess(folder / "files", environment=environment) as up:
+        up.wait_until_ready()
+        assert up.run(*PAY).returncode == 0
+        test_no_service_is_given_anothers_password(up)
+        up.send(signal.SIGTERM)
+        assert up.end()[0] == 0
+    # And a service by itself, as a container starts it.
+    own = {name: value for name, value in environment.items() if "_WALLET_" in name}
+    command = [sys.executable, "-m", "wallet_svc"]
+    with subprocess.Popen(
+        command,
+        env=clean_environment() | own | {"PAYMESH_WALLET_PORT": "0"},
+        stderr=subprocess.PIPE,
+        text=True,
+    ) as wallet:
+        assert wallet.stderr is not None
+        assert json.loads(wallet.stderr.readline())["event"] == "serving"
+        wallet.terminate()
+
+
+def test_a_password_file_that_is_not_there_is_told(folder: Path) -> None:
+    environment = {
+        "PAYMESH_DATABASE_URL": "postgresql://postgres@127.0.0.1:9/postgres",
+        "PAYMESH_DATABASE_PASSWORD_FILE": str(folder / "nothing"),
+    }
+    for verb in ("up", "migrate"):
+        refused = run(verb, environment=environment)
+        assert refused.returncode == 2
+        assert "PAYMESH_DATABASE_PASSWORD_FILE: can't read" in refused.stderr
 
 
 def test_urls_of_services_without_a_server_are_refused() -> None:

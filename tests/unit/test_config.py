@@ -2,8 +2,11 @@
 
 from __future__ import annotations
 
+from pathlib import Path
+
 import pytest
 from pydantic import Field, ValidationError
+from sqlalchemy import make_url
 
 from mesh.config import ServiceSettings, load, settings_config
 
@@ -111,3 +114,121 @@ def test_a_bad_database_url_is_named_and_not_shown(
     (line,) = refused(capsys)
     assert line.startswith("bad setting: PAYMESH_TEST_DATABASE_URL: ")
     assert "postgresql://" in line
+
+
+def test_the_url_may_stand_in_a_file(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> None:
+    monkeypatch.delenv("PAYMESH_TEST_DATABASE_URL")
+    for content in (URL, f"{URL}\n", f"{URL}\r\n"):
+        (tmp_path / "url").write_bytes(content.encode())
+        monkeypatch.setenv("PAYMESH_TEST_DATABASE_URL_FILE", str(tmp_path / "url"))
+        assert load(Settings).database_url == URL
+
+
+def test_the_password_may_stand_in_a_file(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> None:
+    (tmp_path / "password").write_text("s3cret: p@ss/w%rd é\n")
+    monkeypatch.setenv("PAYMESH_TEST_DATABASE_URL", "postgresql://role@host:1/db?sslmode=require")
+    monkeypatch.setenv("PAYMESH_TEST_DATABASE_PASSWORD_FILE", str(tmp_path / "password"))
+    url = make_url(load(Settings).database_url)
+    assert url.password == "s3cret: p@ss/w%rd é"
+    assert (url.username, url.host, url.port, url.database) == ("role", "host", 1, "db")
+    assert url.query == {"sslmode": "require"}
+
+
+def test_both_may_stand_in_files(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> None:
+    (tmp_path / "url").write_text("postgresql://role@127.0.0.1:5432/paymesh_wallet")
+    (tmp_path / "password").write_text("s3cret")
+    monkeypatch.setenv("PAYMESH_TEST_DATABASE_URL", "")
+    monkeypatch.setenv("PAYMESH_TEST_DATABASE_URL_FILE", str(tmp_path / "url"))
+    monkeypatch.setenv("PAYMESH_TEST_DATABASE_PASSWORD_FILE", str(tmp_path / "password"))
+    assert load(Settings).database_url == URL
+
+
+@pytest.mark.parametrize("kind", ["URL_FILE", "PASSWORD_FILE"])
+@pytest.mark.parametrize(
+    ("content", "said"),
+    [
+        (None, "No such file"),
+        ("a folder", "Is a directory"),
+        (b"", "is empty"),
+        (b" \n", "is empty"),
+        (b"s3cret\ns3cret\n", "one line"),
+        (b"s3cret\x00", "one line of printable characters"),
+        (b"s3cret\xff", "UTF-8"),
+        (b"s3cret" * 10_000, "more than 8192 bytes"),
+    ],
+)
+def test_a_file_without_a_secret_is_refused(
+    *,
+    kind: str,
+    content: bytes | str | None,
+    said: str,
+    monkeypatch: pytest.MonkeyPatch,
+    capsys: pytest.CaptureFixture[str],
+    tmp_path: Path,
+) -> None:
+    path = tmp_path / "secret"
+    if isinstance(content, bytes):
+        path.write_bytes(content)
+    elif content is not None:
+        path.mkdir()
+    if kind == "URL_FILE":
+        monkeypatch.delenv("PAYMESH_TEST_DATABASE_URL")
+    else:
+        monkeypatch.setenv("PAYMESH_TEST_DATABASE_URL", "postgresql://role@host/db")
+    monkeypatch.setenv(f"PAYMESH_TEST_DATABASE_{kind}", str(path))
+    (line,) = refused(capsys)
+    assert line.startswith(f"bad setting: PAYMESH_TEST_DATABASE_{kind}: ")
+    assert repr(str(path)) in line
+    assert said in line
+
+
+def test_a_file_that_may_not_be_read_is_refused(
+    monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    def denied(*_: object, **__: object) -> None:
+        raise PermissionError(13, "Permission denied")
+
+    monkeypatch.delenv("PAYMESH_TEST_DATABASE_URL")
+    monkeypatch.setenv("PAYMESH_TEST_DATABASE_URL_FILE", "/run/secrets/wallet")
+    # Tests may run as root, who is denied nothing.
+    monkeypatch.setattr(Path, "open", denied)
+    (line,) = refused(capsys)
+    assert "can't read '/run/secrets/wallet': Permission denied" in line
+
+
+@pytest.mark.parametrize(
+    ("url", "files", "named"),
+    [
+        (URL, ["URL_FILE"], "PAYMESH_TEST_DATABASE_URL_FILE: is set beside"),
+        (URL, ["PASSWORD_FILE"], "PAYMESH_TEST_DATABASE_PASSWORD_FILE: is set, and the URL"),
+        ("", ["URL_FILE", "PASSWORD_FILE"], "PAYMESH_TEST_DATABASE_PASSWORD_FILE: is set, and"),
+        ("", ["PASSWORD_FILE"], "PAYMESH_TEST_DATABASE_PASSWORD_FILE: needs"),
+    ],
+)
+def test_what_is_said_twice_or_by_half_is_refused(
+    *,
+    url: str,
+    files: list[str],
+    named: str,
+    monkeypatch: pytest.MonkeyPatch,
+    capsys: pytest.CaptureFixture[str],
+    tmp_path: Path,
+) -> None:
+    (tmp_path / "secret").write_text(URL)
+    monkeypatch.setenv("PAYMESH_TEST_DATABASE_URL", url)
+    for kind in files:
+        monkeypatch.setenv(f"PAYMESH_TEST_DATABASE_{kind}", str(tmp_path / "secret"))
+    (line,) = refused(capsys)
+    assert line.startswith(f"bad setting: {named}")
+
+
+def test_a_file_that_holds_no_url_is_named(
+    monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str], tmp_path: Path
+) -> None:
+    (tmp_path / "url").write_text("s3cret")
+    monkeypatch.delenv("PAYMESH_TEST_DATABASE_URL")
+    monkeypatch.setenv("PAYMESH_TEST_DATABASE_URL_FILE", str(tmp_path / "url"))
+    monkeypatch.setenv("PAYMESH_TEST_PORT", "http")
+    port, url = refused(capsys)
+    assert port.startswith("bad setting: PAYMESH_TEST_PORT = 'http': ")
+    assert url.startswith("bad setting: PAYMESH_TEST_DATABASE_URL_FILE: ")
