@@ -16,7 +16,7 @@ from collections.abc import Iterable
 from dataclasses import replace
 from pathlib import Path
 
-from bench import report
+from bench import report, shapes
 from bench.books import check_books
 from bench.pgbench import ABSENT, Pgbench, find_pgbench
 from bench.problem import BenchError
@@ -78,6 +78,8 @@ def _run(running: Rig, options: argparse.Namespace, started: float) -> bool:
     slow = slow_cards(running, size, rate)
     _say("WAL with ordered and with random request_ids …")
     wal = wal_both_ways(running, size)
+    _say("other loads …")
+    other = shapes.measure_shapes(running, size, _say)
     equations = check_books(running)
     for part in (
         report.unary_lines(alone, full),
@@ -88,7 +90,12 @@ def _run(running: Rig, options: argparse.Namespace, started: float) -> bool:
         report.book_lines(running, equations),
     ):
         _say_part(part)
-    marks = report.marks(full, slow)
+    _say(f"\na PSP whose median is {shapes.PSP_MEDIAN_MS} ms …")
+    _say_part(shapes.shape_lines(other, shapes.slow_psp(options.place, size)))
+    _say(f"\n{options.memory_payments:,} payments, for what they leave in memory …")
+    memory = shapes.memory(options.place, options.memory_payments // 5, options.memory_payments)
+    _say_part(shapes.memory_lines(memory))
+    marks = report.marks(full, slow) + shapes.shape_marks(other, memory, full)
     quick = " (a quick run is too short to judge by)" if options.quick else ""
     _say_part([f"marks{quick}:", *map(str, marks)])
     _say(f"took {time.monotonic() - started:.0f} s")
@@ -107,13 +114,14 @@ def _options() -> argparse.Namespace:
     add("--scale", type=_positive, help="of pgbench (50)")
     add("--wal-fill", type=_positive, help="payments of each kind before that (2,000)")
     add("--wal-payments", type=_positive, help="payments whose WAL is measured (2,000)")
+    add("--memory-payments", type=_positive, help="of the long run (100,000)")
     add("--place", type=Path, help="folder for the data, on the disk to measure (temporary)")
     add("--quick", action="store_true", help="shows that all works; figures mean little")
     add("--strict", action="store_true", help="exit with 1 if a mark is not reached")
     options = parser.parse_args()
-    usual, quick = (7, 3, 50, 2_000, 2_000), (3, 1, 5, 500, 500)
+    usual, quick = (7, 3, 50, 2_000, 2_000, 100_000), (3, 1, 5, 500, 500, 5_000)
     for name, value in zip(
-        ("seconds", "rounds", "scale", "wal_fill", "wal_payments"),
+        ("seconds", "rounds", "scale", "wal_fill", "wal_payments", "memory_payments"),
         quick if options.quick else usual,
         strict=True,
     ):

@@ -1,4 +1,4 @@
-"""Processor time of the mesh's processes, from /proc: user and system, with dead children."""
+"""Processor time (user, system, and of dead children) and memory of processes, from /proc."""
 
 from __future__ import annotations
 
@@ -37,6 +37,16 @@ def processor_seconds(pids: Mapping[str, int]) -> dict[str, float]:
         if pid not in stats or stats[pid].state == "Z":
             raise BenchError(f"{name} died during the measurement")
     return {name: _with_children(pid, stats, children) for name, pid in pids.items()}
+
+
+def resident_kib(pid: int) -> int:
+    """The resident memory of a process, in KiB. Raises BenchError if it is gone."""
+    try:
+        status = (_PROC / str(pid) / "status").read_text()
+    except (FileNotFoundError, ProcessLookupError) as error:
+        raise BenchError(f"process {pid} died during the measurement") from error
+    (line,) = (line for line in status.splitlines() if line.startswith("VmRSS:"))
+    return int(line.split()[1])
 
 
 def _with_children(

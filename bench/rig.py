@@ -16,7 +16,7 @@ from pathlib import Path
 
 from bench.plan import LoadPlan, LoadResult
 from bench.problem import BenchError
-from bench.processor import processor_seconds
+from bench.processor import processor_seconds, resident_kib
 from bench.server import Server
 from mesh.embedded import EmbeddedPostgresError, default_data_dir
 from mesh.processes import spawn
@@ -102,6 +102,12 @@ class Rig:
             },
         )
 
+    def memory_kib(self) -> dict[str, int]:
+        """What each service holds in memory of its own and shared (resident), in KiB."""
+        return {
+            service: resident_kib(pid) for service, pid in self._pids.items() if service != POSTGRES
+        }
+
     def _count(self, load: LoadResult) -> None:
         self.succeeded += load.succeeded
         others = {state: n for state, n in load.answered.items() if state != "SUCCEEDED"}
@@ -133,16 +139,19 @@ class Rig:
 
 
 @contextmanager
-def rig(place: Path | None) -> Iterator[Rig]:
+def rig(place: Path | None, **settings: str) -> Iterator[Rig]:
     """A mesh in a new folder below `place`, by default in the system's temporary storage.
 
-    Raises BenchError; leaves nothing behind.
+    settings: variables of the services, by name. Raises BenchError; leaves nothing behind.
     """
     base = Path(tempfile.mkdtemp(prefix="paymesh-bench-", dir=place))
     folder = base
     try:
         folder = _data_dir(base)
-        mesh = Mesh(MeshConfig(folder, free_port_base(), _environment(), settings=_SETTINGS))
+        config = MeshConfig(
+            folder, free_port_base(), _environment(), settings={**_SETTINGS, **settings}
+        )
+        mesh = Mesh(config)
         try:
             mesh.start()
         except StartError as error:
