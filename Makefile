@@ -12,7 +12,7 @@ PYTHON ?= $(shell for p in python3 python3.14 python3.13 python3.12 python3.11; 
 
 .DEFAULT_GOAL := help
 .PHONY: help setup gen fresh gen-check lint format types breaking test check demo bench faults \
-	lock clean
+	conformance lock clean
 
 help: ## this list
 	@awk -F ':.*## ' '/^[a-z-]+:.*## / {printf "  make %-10s %s\n", $$1, $$2}' Makefile
@@ -72,6 +72,9 @@ bench: setup ## measure
 
 faults: setup ## kill and cut, then compare the books
 	$(BIN)/pytest tests/faults -m slow
+
+conformance: setup ## try a PSP adapter: TARGET=host:port ARGS=…; without them the stub
+	$(BIN)/python -m tests.conformance $(if $(TARGET),--target $(TARGET)) $(ARGS)
 
 lock: ## pin pyproject.toml's dependencies anew (needs uv)
 	uv --no-config pip compile pyproject.toml --extra dev --universal --python-version 3.11 \
