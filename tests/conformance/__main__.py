@@ -15,7 +15,7 @@ import re
 import sys
 import traceback
 from collections.abc import Sequence
-from contextlib import nullcontext
+from contextlib import ExitStack
 from dataclasses import fields, replace
 
 from mesh.money import MAX_AMOUNT_MINOR
@@ -58,9 +58,12 @@ def main(arguments: Sequence[str] | None = None) -> int:
 
 def _try(parsed: argparse.Namespace, rules: Sequence[Rule], *, as_json: bool) -> int:
     options = _options(parsed)
-    if not parsed.target and options.key_memory_s is None:
-        options = replace(options, key_memory_s=KEY_MEMORY_S)
-    with nullcontext(parsed.target) if parsed.target else own_stub() as target:
+    with ExitStack() as stack:
+        target: str = parsed.target
+        if not target:
+            key_memory_s = options.key_memory_s or KEY_MEMORY_S
+            options = replace(options, key_memory_s=key_memory_s)
+            target = stack.enter_context(own_stub(key_memory_s))
         if not as_json:
             sys.stderr.write(f"trying {len(rules)} rules on {target} …\n")
         trial = asyncio.run(run(target, options, rules))

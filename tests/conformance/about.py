@@ -29,6 +29,7 @@ _REFLECTIONS = ("grpc.reflection.v1alpha", "grpc.reflection.v1")
 _SOURCE = re.compile(r"[^\x00-\x1f\x7f-\x9f]{1,63}")
 _MOST_EXPONENT = 9
 _DAY_S = 86_400
+_HUNDRED = 100
 
 
 @about.rule(
@@ -236,15 +237,16 @@ def _told(files: list[descriptor_pb2.FileDescriptorProto]) -> set[str]:
 
 @deadlines.rule(
     "charge",
-    holds="a charge is answered within the executor's deadline (--deadline-s)",
+    holds="a list of a hundred charges is answered within the executor's deadline (--deadline-s)",
     why="later answers are lost: each such charge costs a look-up, or two",
 )
 async def charge(adapter: Adapter) -> str:
-    item = adapter.item()
-    call = await adapter.charge(item)
-    answers.captured(call.first(item, "within its deadline"), "the charge")
-    heard = call.answered(item)
-    return f"{heard.after_s if heard else 0:.2f} of {adapter.options.deadline_s:g} s"
+    items = [adapter.item() for _ in range(_HUNDRED)]
+    call = await adapter.charge(*items)
+    for item in items:
+        answers.captured(call.first(item, "within its deadline"), "the charge")
+    last_s = max(heard.after_s for heard in call.heard)
+    return f"{last_s:.2f} of {adapter.options.deadline_s:g} s"
 
 
 @deadlines.rule(
@@ -256,7 +258,7 @@ async def charge(adapter: Adapter) -> str:
 async def look_up(adapter: Adapter) -> str:
     loop = asyncio.get_running_loop()
     began = loop.time()
-    await adapter.look_up(*(adapter.item() for _ in range(100)))
+    await adapter.look_up(*(adapter.item() for _ in range(_HUNDRED)))
     return f"{loop.time() - began:.2f} of {adapter.options.look_up_deadline_s:g} s"
 
 

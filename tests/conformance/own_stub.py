@@ -6,7 +6,7 @@ import os
 import signal
 import sys
 import time
-from collections.abc import Iterator
+from collections.abc import Iterator, Mapping
 from contextlib import contextmanager
 from pathlib import Path
 
@@ -22,15 +22,16 @@ from tests.support.postgres import started
 KEY_MEMORY_S = 6.0
 """Short enough to wait for, and longer than any rule that needs a key to be remembered."""
 
-_SETTINGS = {"KEY_MEMORY_S": str(KEY_MEMORY_S), "PENDING_MS": "1000", "SLOW_MS": "1000"}
+_SETTINGS = {"PENDING_MS": "1000", "SLOW_MS": "1000"}
 _PREFIX = "PAYMESH_PSP_STUB_"
 _START_S = 20.0
 _STOP_S = 5.0
 
 
 @contextmanager
-def own_stub() -> Iterator[str]:
+def own_stub(key_memory_s: float) -> Iterator[str]:
     """Runs the stub; yields its target. Raises CannotRun. Leaves nothing behind."""
+    ours = {**_SETTINGS, "KEY_MEMORY_S": str(key_memory_s)}
     with open_folder(in_memory=True) as folder:
         try:
             server = started(folder / "data")
@@ -38,7 +39,7 @@ def own_stub() -> Iterator[str]:
             raise CannotRun(f"the embedded PostgreSQL does not start: {error}") from error
         try:
             urls = provision(server.admin_url, services=["psp_stub"])
-            with _serving(urls["psp_stub"], folder / "psp_stub.log") as target:
+            with _serving(urls["psp_stub"], ours, folder / "psp_stub.log") as target:
                 yield target
         except ProvisionError as error:
             raise CannotRun(f"the stub's database can't be made: {error}") from error
@@ -47,10 +48,10 @@ def own_stub() -> Iterator[str]:
 
 
 @contextmanager
-def _serving(database_url: str, log_file: Path) -> Iterator[str]:
+def _serving(database_url: str, settings: Mapping[str, str], log_file: Path) -> Iterator[str]:
     port = free_port()
     target = f"127.0.0.1:{port}"
-    ours = {"DATABASE_URL": database_url, "PORT": str(port), "HOST": "127.0.0.1", **_SETTINGS}
+    ours = {"DATABASE_URL": database_url, "PORT": str(port), "HOST": "127.0.0.1", **settings}
     environment = {k: v for k, v in os.environ.items() if not k.startswith(_PREFIX)}
     environment |= {_PREFIX + name: value for name, value in ours.items()}
     with log_file.open("wb") as log:
