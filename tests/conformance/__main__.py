@@ -4,7 +4,7 @@ Says of each rule whether it is kept, NOT KEPT or not tried, and what was seen. 
 --target it starts the stub by itself, on a PostgreSQL of its own, and tries that. The
 adapter is charged for real: point it at a sandbox.
 
-Exits with 0 if nothing is broken, 1 if a rule is not kept, 2 if nothing could be tried.
+Exits with 0 if every rule that was tried is kept, 1 if one is not, 2 if nothing could be tried.
 """
 
 from __future__ import annotations
@@ -69,7 +69,10 @@ def _try(parsed: argparse.Namespace, rules: Sequence[Rule], *, as_json: bool) ->
         trial = asyncio.run(run(target, options, rules))
     show = report.print_json if as_json else report.print_table
     show(trial)
-    return NOT_KEPT if report.count(trial.results, Verdict.NOT_KEPT) else 0
+    broken = report.count(trial.results, Verdict.NOT_KEPT)
+    if parsed.strict:
+        broken += report.count(trial.results, Verdict.NOT_TRIED)
+    return NOT_KEPT if broken else 0
 
 
 def _options(parsed: argparse.Namespace) -> Options:
@@ -90,6 +93,7 @@ def _parser() -> argparse.ArgumentParser:
     add("--target", type=_target, help="the adapter's host:port; default: the stub")
     add("--only", nargs="+", default=[], metavar="RULE", help="rules or groups to try")
     add("--rules", action="store_true", help="list the rules and try nothing")
+    add("--strict", action="store_true", help="exit with 1 also for what was not tried")
     add("--json", action="store_true", help="one JSON object instead of the table")
     sandbox = parser.add_argument_group(
         "the sandbox", "payment methods that provoke a behaviour; '' where there is none"
@@ -139,6 +143,7 @@ def _parser() -> argparse.ArgumentParser:
         ("hang_s", "how long to wait for what should never be answered"),
         ("evidence_s", "within which a look-up tells of an unanswered capture"),
         ("pending_s", "within which pending charges end"),
+        ("connect_s", "for reaching the adapter"),
     ):
         add(
             f"--{name.replace('_', '-')}",

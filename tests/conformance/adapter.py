@@ -22,7 +22,6 @@ from tests.conformance.rule import NotKept, NotTried
 if TYPE_CHECKING:
     from paymesh.psp.v1.psp_service_pb2_grpc import PspServiceAsyncStub
 
-_CONNECT_S = 10.0
 _POLL_S = 0.1
 # Calls that are answered by the caller's own deadline.
 _OVERDUE = (grpc.StatusCode.DEADLINE_EXCEEDED, grpc.StatusCode.CANCELLED)
@@ -234,7 +233,7 @@ class Adapter:
     async def prepare(self) -> None:
         """Whether it can be tried at all. Raises CannotRun."""
         try:
-            async with asyncio.timeout(_CONNECT_S):
+            async with asyncio.timeout(self.options.connect_s):
                 await self.channel.channel_ready()
         except TimeoutError:
             raise CannotRun(f"nothing answers at {self.target}") from None

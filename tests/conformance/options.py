@@ -39,7 +39,8 @@ class Options:
     hang_s: how long a call that should never be answered is waited for. evidence_s: within
     which a look-up has to tell of what was captured without an answer. pending_s: within
     which pending charges end. key_memory_s: after which a key is forgotten, if that is soon
-    enough to wait for. parallel: how many rules are tried at once.
+    enough to wait for. connect_s: for reaching the adapter. parallel: how many rules are tried
+    at once.
     """
 
     tokens: Tokens = field(default_factory=Tokens)
@@ -54,4 +55,5 @@ class Options:
     evidence_s: float = 5.0
     pending_s: float = 15.0
     key_memory_s: float | None = None
+    connect_s: float = 10.0
     parallel: int = 8

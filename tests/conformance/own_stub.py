@@ -22,7 +22,7 @@ from tests.support.postgres import started
 KEY_MEMORY_S = 6.0
 """Short enough to wait for, and longer than any rule that needs a key to be remembered."""
 
-_SETTINGS = {"PENDING_MS": "1000", "SLOW_MS": "1000"}
+_SETTINGS = {"PENDING_MS": "1500", "SLOW_MS": "1500"}
 _PREFIX = "PAYMESH_PSP_STUB_"
 _START_S = 20.0
 _STOP_S = 5.0
@@ -39,7 +39,7 @@ def own_stub(key_memory_s: float) -> Iterator[str]:
             raise CannotRun(f"the embedded PostgreSQL does not start: {error}") from error
         try:
             urls = provision(server.admin_url, services=["psp_stub"])
-            with _serving(urls["psp_stub"], ours, folder / "psp_stub.log") as target:
+            with stub_process(urls["psp_stub"], ours, folder / "psp_stub.log") as target:
                 yield target
         except ProvisionError as error:
             raise CannotRun(f"the stub's database can't be made: {error}") from error
@@ -48,7 +48,11 @@ def own_stub(key_memory_s: float) -> Iterator[str]:
 
 
 @contextmanager
-def _serving(database_url: str, settings: Mapping[str, str], log_file: Path) -> Iterator[str]:
+def stub_process(database_url: str, settings: Mapping[str, str], log_file: Path) -> Iterator[str]:
+    """Runs the stub on its database; yields its target. settings: without their prefix.
+
+    Raises CannotRun.
+    """
     port = free_port()
     target = f"127.0.0.1:{port}"
     ours = {"DATABASE_URL": database_url, "PORT": str(port), "HOST": "127.0.0.1", **settings}
