@@ -11,6 +11,7 @@ from zoneinfo import available_timezones
 import grpc
 from google.protobuf import descriptor_pb2
 from google.protobuf.descriptor import Descriptor
+from google.protobuf.message import DecodeError
 from grpc_health.v1 import health_pb2, health_pb2_grpc
 from grpc_reflection.v1alpha import reflection_pb2
 from paymesh.psp.v1 import psp_service_pb2 as pb
@@ -134,7 +135,7 @@ async def health(adapter: Adapter) -> str:
     try:
         checked = await stub.Check(request, timeout=timeout_s)
         watch = stub.Watch(request, timeout=timeout_s)
-        watched = await anext(aiter(watch))
+        watched = await anext(aiter(watch), health_pb2.HealthCheckResponse())
         watch.cancel()
     except grpc.aio.AioRpcError as error:
         raise NotKept(f"the health check failed: {error.code().name}") from error
@@ -167,10 +168,11 @@ async def reflection(adapter: Adapter) -> str:
         package,
         reflection_pb2.ServerReflectionRequest(file_containing_symbol=_SERVICE.full_name),
     )
-    files = [
-        descriptor_pb2.FileDescriptorProto.FromString(raw)
-        for raw in (described.file_descriptor_response.file_descriptor_proto if described else ())
-    ]
+    raws = described.file_descriptor_response.file_descriptor_proto if described else ()
+    try:
+        files = [descriptor_pb2.FileDescriptorProto.FromString(raw) for raw in raws]
+    except DecodeError as error:
+        raise NotKept("the description of the service can't be read") from error
     missing = sorted(_ours() - _told(files))
     if missing:
         raise NotKept(f"not described: {', '.join(missing[:5])} ({len(missing)} in all)")

@@ -128,4 +128,6 @@ def _category(number: int) -> str:
 
 
 def _cut(text: str) -> str:
+    """What another program wrote, for a terminal: short, and without control characters."""
+    text = "".join(c if c.isprintable() else "?" for c in text[: _MAX_SHOWN + 1])
     return text if len(text) <= _MAX_SHOWN else text[: _MAX_SHOWN - 1] + "…"

@@ -9,6 +9,8 @@ from typing import ClassVar
 
 from google.protobuf import duration_pb2
 from grpc_health.v1 import health_pb2
+from grpc_health.v1.health import aio as health
+from grpc_reflection.v1alpha import reflection_pb2
 from paymesh.common.v1 import money_pb2
 from paymesh.payment.v1 import payment_pb2
 from paymesh.psp.v1 import psp_service_pb2 as pb
@@ -104,12 +106,23 @@ class EndsItsDayNever(Broken):
 
 class IsSick(Broken):
     breaks = ("about.health",)
-    health = health_pb2.HealthCheckResponse.NOT_SERVING
+    status = health_pb2.HealthCheckResponse.NOT_SERVING
 
 
 class TellsNoHealth(Broken):
     breaks = ("about.health",)
-    health = None
+    status = None
+
+
+class HangsUpOnWatchers(Broken):
+    breaks = ("about.health",)
+
+    def health_servicer(self) -> health.HealthServicer:
+        class Deaf(health.HealthServicer):
+            async def Watch(self, request: object, context: object) -> None:
+                return None
+
+        return Deaf()
 
 
 class HasNoReflection(Broken):
@@ -131,6 +144,20 @@ class ServesAnOldContract(Broken):
         (captured,) = (m for m in file.message_type if m.name == "ChargeCaptured")
         del captured.field[-1]  # fee
         return reflection
+
+
+class DescribesItselfInNoise(Broken):
+    breaks = ("about.reflection",)
+
+    def reflection(self) -> Reflection | None:
+        class Noise(Reflection):
+            def _file_containing_symbol(
+                self, request: reflection_pb2.ServerReflectionRequest, fully_qualified_name: str
+            ) -> reflection_pb2.ServerReflectionResponse:
+                files = reflection_pb2.FileDescriptorResponse(file_descriptor_proto=[b"\xff"])
+                return reflection_pb2.ServerReflectionResponse(file_descriptor_response=files)
+
+        return Noise(self.listed or ())
 
 
 class ThinksLongOfItself(Broken):

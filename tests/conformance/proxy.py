@@ -31,7 +31,7 @@ class Proxy(pb_grpc.PspServiceServicer):
     of calls that their caller left.
     """
 
-    health: int | None = health_pb2.HealthCheckResponse.SERVING
+    status: int | None = health_pb2.HealthCheckResponse.SERVING
     listed: Sequence[str] | None = ("paymesh.psp.v1.PspService",)
 
     def __init__(self, inner: PspServiceAsyncStub) -> None:
@@ -55,6 +55,10 @@ class Proxy(pb_grpc.PspServiceServicer):
 
     def describe(self, told: pb.GetCapabilitiesResponse) -> None:
         """Changes the capabilities."""
+
+    def health_servicer(self) -> health.HealthServicer:
+        """What tells `status`."""
+        return health.HealthServicer()
 
     def reflection(self) -> Reflection | None:
         """What serves reflection, if anything."""
@@ -123,9 +127,9 @@ class Proxy(pb_grpc.PspServiceServicer):
         """Serves; yields the target."""
         server = grpc.aio.server()
         pb_grpc.add_PspServiceServicer_to_server(self, server)
-        if self.health is not None:
-            servicer = health.HealthServicer()
-            await servicer.set("", self.health)
+        if self.status is not None:
+            servicer = self.health_servicer()
+            await servicer.set("", self.status)
             health_pb2_grpc.add_HealthServicer_to_server(servicer, server)
         reflection = self.reflection()
         if reflection is not None:

@@ -15,6 +15,7 @@ from paymesh.psp.v1 import psp_service_pb2 as pb
 
 from mesh.errors import Code, MeshError, Reason
 from mesh.status import to_status
+from tests.conformance import report
 from tests.conformance.adapter import CannotRun
 from tests.conformance.kit import RULES, named, run
 from tests.conformance.options import Options, Tokens
@@ -232,6 +233,27 @@ async def test_amounts_that_are_not_charged_are_not_called_kept(
     smaller = replace(OPTIONS, largest_minor=99_999_999)
     told = await results(DeclinesWhatItCannot(stub), smaller, "money.largest")
     assert "--largest-minor" in told["money.largest"].seen
+
+
+class WritesToTheTerminal(Proxy):
+    def answer(self, outcomes: Outcomes) -> Outcomes:
+        for outcome in outcomes:
+            if outcome.HasField("declined"):
+                outcome.declined.code = "\x1b[2J[red]no[/red]\n" + "x" * 100_000
+        return outcomes
+
+
+async def test_what_an_adapter_writes_is_shown_short_and_without_control_characters(
+    stub: PspServiceAsyncStub, capsys: pytest.CaptureFixture[str]
+) -> None:
+    async with WritesToTheTerminal(stub).serving() as target:
+        trial = await run(target, OPTIONS, named(["outcomes.decline_category"]))
+    report.print_table(trial)
+    shown = capsys.readouterr().out
+    assert trial.results[0].verdict is Verdict.NOT_KEPT
+    assert "?[2J[red]no[/red]?xxx" in shown.replace("\n", "").replace(" ", "")
+    assert "\x1b" not in shown
+    assert len(shown) < 3_000
 
 
 # --- what can't be tried at all --------------------------------------------------------
