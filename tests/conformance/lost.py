@@ -138,10 +138,15 @@ async def caller_went_away(adapter: Adapter) -> str:
 async def hang_holds_up_nobody(adapter: Adapter) -> str:
     token = adapter.options.tokens.timeout_nothing or adapter.token("timeout_captured")
     item, other = adapter.item(token), adapter.item()
-    hanging = asyncio.ensure_future(adapter.unanswered(item))
-    await asyncio.sleep(_GIVE_UP_S)
-    call = await adapter.charge(other, deadline_s=(adapter.options.hang_s - _GIVE_UP_S) * 0.8)
-    await hanging
+    hanging = asyncio.ensure_future(adapter.charge(item))
+    try:
+        await asyncio.sleep(_GIVE_UP_S)
+        call = await adapter.charge(other, deadline_s=adapter.options.deadline_s / 2)
+        if hanging.done():
+            raise NotTried("the call that should hang was over before the other one")
+    finally:
+        hanging.cancel()
+        await asyncio.wait([hanging])
     heard = call.answered(other)
     if heard is None:
         raise NotKept(f"the other call was not answered while one hung: {call.ended}")
