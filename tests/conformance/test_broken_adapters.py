@@ -7,8 +7,15 @@ from typing import TYPE_CHECKING
 
 import pytest
 
-from tests.conformance import broken_charging, broken_telling
-from tests.conformance.broken_telling import Broken
+from tests.conformance import (
+    broken_about,
+    broken_amounts,
+    broken_keys,
+    broken_lists,
+    broken_lookups,
+    broken_lost,
+)
+from tests.conformance.broken import Broken
 from tests.conformance.kit import RULES, named, run
 from tests.conformance.options import Options
 from tests.conformance.proxy import Proxy
@@ -34,9 +41,10 @@ OTHERS = (
     *("items.zero_amount", "lost.error_captured", "money.two_decimals", "outcomes.reference"),
 )
 
+MODULES = (broken_about, broken_keys, broken_lookups, broken_lists, broken_lost, broken_amounts)
 ADAPTERS: list[type[Broken]] = [
     adapter
-    for module in (broken_telling, broken_charging)
+    for module in MODULES
     for adapter in vars(module).values()
     if isinstance(adapter, type)
     and adapter.__module__ == module.__name__
