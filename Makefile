@@ -13,10 +13,10 @@ PYTHON ?= $(shell for p in python3 python3.14 python3.13 python3.12 python3.11; 
 
 .DEFAULT_GOAL := help
 .PHONY: help setup gen fresh gen-check lint format types breaking test check demo bench faults \
-	secrets lock clean
+	conformance secrets lock clean
 
 help: ## this list
-	@awk -F ':.*## ' '/^[a-z-]+:.*## / {printf "  make %-10s %s\n", $$1, $$2}' Makefile
+	@awk -F ':.*## ' '/^[a-z-]+:.*## / {printf "  make %-11s %s\n", $$1, $$2}' Makefile
 
 setup: $(READY) ## make .venv from requirements.lock (by itself before everything else here)
 
@@ -83,6 +83,9 @@ secrets: ## the passwords of docker-compose.yml; those that are there stay
 		test -s $(SECRETS)/$$name || $(PYTHON) -c \
 			'import secrets; print(secrets.token_urlsafe(32))' > $(SECRETS)/$$name || exit 1; \
 	done
+
+conformance: setup ## try a PSP adapter: TARGET=host:port ARGS=…; without them the stub
+	$(BIN)/python -m tests.conformance $(if $(TARGET),--target $(TARGET)) $(ARGS)
 
 lock: ## pin pyproject.toml's dependencies anew (needs uv)
 	uv --no-config pip compile pyproject.toml --extra dev --universal --python-version 3.11 \

@@ -22,7 +22,7 @@ from mesh.embedded import (
 from tests.support.folders import open_folder
 from tests.support.ports import free_port, free_port_base
 
-__all__ = ["PostgresServer", "free_port", "free_port_base", "postgres_server"]
+__all__ = ["PostgresServer", "free_port", "free_port_base", "postgres_server", "started"]
 
 _ATTEMPTS = 5
 # Memory is scarcer than a disk.
@@ -52,14 +52,15 @@ class PostgresServer:
 def postgres_server() -> Iterator[PostgresServer]:
     """A PostgreSQL as `paymesh up` starts it, its data in memory where there is some."""
     with open_folder(in_memory=True) as folder:
-        server = _start(folder / "data")
+        server = started(folder / "data")
         try:
             yield PostgresServer(server.admin_url)
         finally:
             server.stop(immediate=True)
 
 
-def _start(data_dir: Path) -> EmbeddedPostgres:
+def started(data_dir: Path) -> EmbeddedPostgres:
+    """A server on the folder and a free port. Raises EmbeddedPostgresError."""
     for attempt in range(1, _ATTEMPTS + 1):
         server = EmbeddedPostgres(EmbeddedConfig(data_dir, free_port(), settings=_SETTINGS))
         try:
