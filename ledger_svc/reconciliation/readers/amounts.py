@@ -3,23 +3,16 @@
 from __future__ import annotations
 
 import re
-from collections.abc import Mapping
 from datetime import UTC, date, datetime
 from decimal import Context, Decimal, Inexact
 
 from ledger_svc.reconciliation.readers.model import ReadError, ReadReason
-from mesh.money import MAX_AMOUNT_MINOR, exponent
-
-# ISO 4217's list of withdrawn codes gives no exponents; these are of what was in use. Money is
-# not taken in them (mesh/money.py), old files are read.
-_WITHDRAWN: Mapping[str, int] = {
-    "ANG": 2, "ATS": 2, "BEF": 0, "BGL": 2, "BGN": 2, "BYR": 0, "CYP": 2, "DEM": 2, "EEK": 2,
-    "ESP": 0, "FIM": 2, "FRF": 2, "GRD": 0, "HRK": 2, "IEP": 2, "ITL": 0, "LTL": 2, "LUF": 0,
-    "LVL": 2, "MTL": 2, "NLG": 2, "PTE": 0, "ROL": 2, "SIT": 2, "SKK": 2, "TRL": 0,
-}  # fmt: skip
+from mesh.money import MAX_AMOUNT_MINOR, any_exponent
 
 _PLAIN = re.compile(r"[+-]?(?:[0-9]+(?:\.[0-9]*)?|\.[0-9]+)", re.ASCII)
-_ISO_DATE = re.compile(r"([0-9]{4}-[0-9]{2}-[0-9]{2})(?:[T ].*|Z|[+-][0-9]{2}:?[0-9]{2})?", re.ASCII)
+_ISO_DATE = re.compile(
+    r"([0-9]{4}-[0-9]{2}-[0-9]{2})(?:[T ].*|Z|[+-][0-9]{2}:?[0-9]{2})?", re.ASCII
+)
 _LONGEST = 40
 
 _EXACT = Context(prec=_LONGEST + 8, traps=[Inexact])
@@ -28,9 +21,7 @@ _MAX = Decimal(MAX_AMOUNT_MINOR)
 
 def decimals_of(currency_code: str, where: str) -> int:
     """The currency's exponent, also of a withdrawn one. Raises ReadError."""
-    digits = exponent(currency_code)
-    if digits is None:
-        digits = _WITHDRAWN.get(currency_code)
+    digits = any_exponent(currency_code)
     if digits is None:
         raise ReadError(ReadReason.UNKNOWN_CURRENCY, where, "the currency is not one of ISO 4217")
     return digits
@@ -85,9 +76,7 @@ def utc_time(text: str, where: str) -> datetime:
         time = datetime.fromisoformat(text)
         return time.replace(tzinfo=UTC) if time.tzinfo is None else time.astimezone(UTC)
     except (ValueError, OverflowError):
-        raise ReadError(
-            ReadReason.BAD_DATE, where, "this is not a time of ISO 8601"
-        ) from None
+        raise ReadError(ReadReason.BAD_DATE, where, "this is not a time of ISO 8601") from None
 
 
 def _too_large(where: str) -> ReadError:

@@ -230,8 +230,7 @@ class _Reader:
                 currency_code=known.currency_code,
                 booking_date=known.booking_date,
                 value_date=known.value_date,
-                source_reference=known.source_reference
-                or (told.source_reference if told else ""),
+                source_reference=known.source_reference or (told.source_reference if told else ""),
                 references=known.references + (told.references if told else ()),
                 texts=(told.texts if told else ()) + ((added,) if added else ()),
                 reversal=known.reversal,

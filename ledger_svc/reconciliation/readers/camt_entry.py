@@ -77,7 +77,8 @@ def head(element: Element, where: str) -> Head:
     if state not in _STATES:
         # A bank's own word (Sts/Prtry) does not tell whether the money moved.
         raise ReadError(
-            ReadReason.BAD_FIELD if state or child(element, "Sts") is not None
+            ReadReason.BAD_FIELD
+            if state or child(element, "Sts") is not None
             else ReadReason.MISSING_FIELD,
             f"{where}/Sts",
             "none of BOOK, PDNG, INFO, FUTR",

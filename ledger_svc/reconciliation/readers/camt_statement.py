@@ -12,6 +12,9 @@ from ledger_svc.reconciliation.readers.pages import Page, Pages
 from ledger_svc.reconciliation.readers.tally import Tally
 from ledger_svc.reconciliation.readers.xml_stream import Element
 
+# Available and forward balances say nothing of what is booked, and may be in other currencies.
+_BOOKED = frozenset({"OPBD", "PRCD", "CLBD", "ITBD"})
+
 
 class MessagePage(NamedTuple):
     """A page of the message or of the statement. number: from 1."""
@@ -23,8 +26,8 @@ class MessagePage(NamedTuple):
 class _Sums(NamedTuple):
     """A control total. Empty where it is not told."""
 
-    count: str
-    total: str
+    entries: str
+    amount: str
     where: str
 
 
@@ -68,7 +71,9 @@ class CamtStatement:
         self._page = page or self._page
 
     def take_balance(self, told: Balance) -> None:
-        """Bal. Raises ReadError."""
+        """Bal; only those that a statement begins and ends with. Raises ReadError."""
+        if told.code not in _BOOKED:
+            return
         known = self._currency(told.currency_code, told.where)
         known.balances.append(told)
         if told.code == "CLBD" and told.day:
@@ -154,16 +159,16 @@ class CamtStatement:
         """Banks count booked entries or all; either is right. Sums have no currency."""
         only = next(iter(self._currencies)) if len(self._currencies) == 1 else ""
         for sign, told in self._summary.items():
-            if told.count and number(told.count, told.where) not in {
+            if told.entries and number(told.entries, told.where) not in {
                 self._counts[sign],
                 self._all_counts[sign],
             }:
                 self._differs(told.where, "NbOfNtries")
             if (
                 sign
-                and told.total
+                and told.amount
                 and only
-                and to_minor(told.total, only, told.where)
+                and to_minor(told.amount, only, told.where)
                 not in {self._booked[sign], self._all[sign]}
             ):
                 self._differs(told.where, "Sum")

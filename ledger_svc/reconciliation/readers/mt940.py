@@ -20,7 +20,7 @@ from ledger_svc.reconciliation.readers.model import (
     Statement,
 )
 from ledger_svc.reconciliation.readers.mt_dates import entry_date, value_date
-from ledger_svc.reconciliation.readers.mt_fields import Field, Mark, fields
+from ledger_svc.reconciliation.readers.mt_fields import END, Field, fields
 from ledger_svc.reconciliation.readers.mt_texts import end_to_end_reference
 from ledger_svc.reconciliation.readers.pages import Page, Pages
 from ledger_svc.reconciliation.readers.source import Source
@@ -28,7 +28,7 @@ from ledger_svc.reconciliation.readers.tally import Tally
 
 FORMAT = "MT940"
 
-_BALANCE = re.compile(r"([CD])(\d{6})([A-Z]{3})(\d+(?:,\d*)?)\s*", re.ASCII)
+_BALANCE = re.compile(r"([CD])(\d{6})([A-Z]{3})?(\d+(?:,\d*)?)\s*", re.ASCII)
 _LINE = re.compile(
     r"(?P<date>\d{6})(?P<entry>\d{4}| {4})?(?P<mark>R?[CD])[A-Z]?[ \n]?"
     r"(?P<amount>\d+(?:,\d*)?) ?(?P<code>[A-Z][A-Z0-9 ]{3})?(?P<rest>.*)",
@@ -72,22 +72,30 @@ class _Reader:
         self._format = format_name
         self._pages = Pages(source.limits)
         self._entries = 0
-        self._begin()
         self._in_message = False
+        self._account: str | None = None
+        self._identity = ""
+        self._page: Page | None = None
+        self._currency = ""
+        self._entry: _Entry | None = None
+        self._closed = False
 
     def take(self, field: Field) -> Line | None:
         """One field; the line that is complete with it, if one is."""
+        if field.tag == END:
+            return self.end_message(field.where)
+        if field.tag == "20":
+            line = self.end_message(field.where)
+            self._begin()
+            return line
+        if not self._in_message:
+            raise ReadError(
+                ReadReason.UNEXPECTED_FIELD, field.where, "a field outside of a message"
+            )
+        return self._take_inside(field)
+
+    def _take_inside(self, field: Field) -> Line | None:
         match field.tag:
-            case Mark.END:
-                return self.end_message(field.where)
-            case "20":
-                line = self.end_message(field.where)
-                self._begin()
-                return line
-            case _ if not self._in_message:
-                raise ReadError(
-                    ReadReason.UNEXPECTED_FIELD, field.where, "a field outside of a message"
-                )
             case "25" | "25P":
                 self._head(field)
                 self._account = field.text.partition("\n")[0].strip() or None
@@ -95,14 +103,10 @@ class _Reader:
                 self._head(field)
                 self._identity = field.text.strip()
             case "60" | "60F" | "60M":
-                self._head(field)
                 self._open(field)
             case "61":
                 return self._line(field)
-            case "86":
-                if self._entry:
-                    self._entry.texts.append(field.text)
-            case "NS":
+            case "86" | "NS":
                 if self._entry:
                     self._entry.texts.append(field.text)
             case "62" | "62F" | "62M":
@@ -137,11 +141,8 @@ class _Reader:
 
     def _begin(self) -> None:
         self._in_message = True
-        self._account: str | None = None
-        self._identity = ""
-        self._page: Page | None = None
-        self._currency = ""
-        self._entry: _Entry | None = None
+        self._account = self._page = self._entry = None
+        self._identity = self._currency = ""
         self._closed = False
 
     def _head(self, field: Field) -> None:
@@ -151,7 +152,8 @@ class _Reader:
             )
 
     def _open(self, field: Field) -> None:
-        opening, currency, _ = _balance(field)
+        self._head(field)
+        opening, currency, _ = _balance(field, "")
         self._currency = currency
         number, sequence = self._numbers()
         self._page = self._pages.open(
@@ -228,7 +230,7 @@ class _Reader:
         line = self._flush()
         if self._closed:
             raise ReadError(ReadReason.UNEXPECTED_FIELD, field.where, "a second :62:")
-        closing, currency, day = _balance(field)
+        closing, currency, day = _balance(field, self._currency)
         if self._page is None:
             self._currency = currency
             number, sequence = self._numbers()
@@ -252,16 +254,16 @@ class _Reader:
         return line
 
 
-def _balance(field: Field) -> tuple[int, str, date | None]:
+def _balance(field: Field, known_currency: str) -> tuple[int, str, date | None]:
+    """known_currency: of the statement; some banks leave it out of the closing balance."""
     match = _BALANCE.fullmatch(field.text.partition("\n")[0])
-    if match is None:
+    if match is None or not (currency := match[3] or known_currency):
         raise ReadError(
             ReadReason.BAD_FIELD, field.where, f":{field.tag}: is not mark, date, currency, amount"
         )
-    mark, day, currency, amount = match.groups()
-    signed = _SIGNS[mark] * _amount(amount, currency, field.where)
+    signed = _SIGNS[match[1]] * _amount(match[4], currency, field.where)
     # A first statement of some banks opens on 000000.
-    return signed, currency, value_date(day, field.where) if day != "000000" else None
+    return signed, currency, value_date(match[2], field.where) if match[2] != "000000" else None
 
 
 def _amount(text: str, currency: str, where: str) -> int:

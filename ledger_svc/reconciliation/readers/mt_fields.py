@@ -9,12 +9,8 @@ from typing import NamedTuple
 from ledger_svc.reconciliation.readers.model import ReadError, ReadReason
 from ledger_svc.reconciliation.readers.source import Source, record_too_long
 
-
-class Mark:
-    """What is no field."""
-
-    END = "-"
-    """A message ends: `-` or `-}`."""
+END = "-"
+"""The tag of what is no field: the end of a message, `-` or `-}`."""
 
 
 class Field(NamedTuple):
@@ -75,7 +71,7 @@ class _Messages:
             )
         elif text.startswith("-}") or (text == "-" and self._may_end):
             yield from self._flush()
-            yield Field(Mark.END, "", where)
+            yield Field(END, "", where)
             self._in_block = False
             yield from self._block(text[2:], where)
         elif _BLOCK.match(text):
@@ -96,9 +92,7 @@ class _Messages:
         """Headers, up to where the fields begin."""
         match = _MESSAGE_TYPE.search(text)
         if match and match[1] != "940":
-            raise ReadError(
-                ReadReason.UNSUPPORTED_FORMAT, where, f"a message of type MT{match[1]}"
-            )
+            raise ReadError(ReadReason.UNSUPPORTED_FORMAT, where, f"a message of type MT{match[1]}")
         if "{4:" in text and not self._in_block:
             yield from self._flush()
             self._in_block = True

@@ -17,7 +17,7 @@ def end_to_end_reference(text: str) -> str:
     """
     joined = text.replace("\n", "")
     if _GERMAN.match(joined):
-        # 20–29 and 60–63 are one text that was cut into pieces of 27.
+        # 20 to 29 and 60 to 63 are one text that was cut into pieces of 27.
         parts = _SUBFIELD.split(joined)
         joined = "".join(
             piece

@@ -59,10 +59,11 @@ class Pages:
             _lacks_last_page(before.tally)
             before = None
         if before:
-            if None not in (number, before.number) and number != (before.number or 0) + 1:
+            # Banks that count every page as the first one chain their balances all the same.
+            if number is not None and before.number is not None and number > before.number + 1:
                 before.tally.report(
                     ProblemCode.PAGES_MISSING,
-                    f"at {where} the pages do not count on",
+                    f"a page is missing before {where}",
                     breaks=True,
                 )
             return before._replace(number=number, goes_on=True)

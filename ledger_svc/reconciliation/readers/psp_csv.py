@@ -64,9 +64,7 @@ class _Reader:
                 ReadReason.MISSING_FIELD, "line 1", f"columns are missing: {', '.join(missing)}"
             )
         if self._ended_at:
-            raise ReadError(
-                ReadReason.UNEXPECTED_FIELD, row.where, f"a row after {self._ended_at}"
-            )
+            raise ReadError(ReadReason.UNEXPECTED_FIELD, row.where, f"a row after {self._ended_at}")
         self._rows += 1
         match row.cells[RECORD]:
             case Record.OPENING:

@@ -21,7 +21,7 @@ from ledger_svc.reconciliation.readers.model import (
 from ledger_svc.reconciliation.readers.rows import header_of
 from ledger_svc.reconciliation.readers.source import Source
 from ledger_svc.reconciliation.readers.xml_stream import charset_of
-from mesh.settlement_file import RECORD
+from mesh import settlement_file
 
 ReadFunction = Callable[[Source, str], Iterator[Line | Statement]]
 
@@ -76,7 +76,7 @@ _ARCHIVES = (
     b"7z\xbc\xaf\x27\x1c", b"Rar!", b"\x1f\x9d", b"\x04\x22\x4d\x18",
 )  # fmt: skip
 
-_CAMT = re.compile(r"<(?:([\w.-]+):)?(BkToCstmr[A-Za-z]+)[\s/>]")
+_CAMT = re.compile(r"<(?:([\w.-]+):)?(BkToCstmr[A-Za-z]+(?:V01)?)[\s/>]")
 _CAMT_NAME = re.compile(r"(camt\.05[2-4]\.001)\.(\d\d)\b", re.ASCII)
 _CAMT_READ = range(2, 14)
 
@@ -110,7 +110,7 @@ def _camt(message: str, name: str) -> Callable[[Head], str | None]:
 
     def recognise(head: Head) -> str | None:
         match = _CAMT.search(head.text)
-        if match is None or match[2] != message:
+        if match is None or match[2] not in {message, f"{message}V01"}:
             return None
         names = {found[0] for found in _CAMT_NAME.finditer(head.text) if found[0].startswith(name)}
         return max(names) if names else name
@@ -163,10 +163,12 @@ def _begins(name: str, pattern: str) -> Callable[[Head], str | None]:
 
 
 FORMATS: Sequence[Format] = (
-    Format(psp_csv.FORMAT, _columns(psp_csv.FORMAT, RECORD), psp_csv.read),
     Format(
-        stripe_csv.FORMAT, _columns(stripe_csv.FORMAT, *stripe_csv.REQUIRED), stripe_csv.read
+        settlement_file.FORMAT,
+        _columns(settlement_file.FORMAT, settlement_file.RECORD),
+        psp_csv.read,
     ),
+    Format(stripe_csv.FORMAT, _columns(stripe_csv.FORMAT, *stripe_csv.REQUIRED), stripe_csv.read),
     Format("camt.053", _camt053, camt053.read),
     Format(mt940.FORMAT, _mt("MT940"), mt940.read),
     Format("camt.053", _camt("BkToCstmrStmt", "camt.053")),  # of another version
@@ -176,9 +178,7 @@ FORMATS: Sequence[Format] = (
     Format("MT942", _mt("MT942")),
     Format("MT950", _mt("MT950")),
     Format("BAI2", _begins("BAI2", r"01,[^,\n]*,[^,\n]*,\d{6},\d{4},")),
-    Format(
-        "stripe.summary", _columns("stripe.summary", "reporting_category", "currency", "net")
-    ),
+    Format("stripe.summary", _columns("stripe.summary", "reporting_category", "currency", "net")),
     Format(
         "adyen.settlement_detail",
         _columns("adyen.settlement_detail", "Psp Reference", "Gross Currency", "Net Currency"),

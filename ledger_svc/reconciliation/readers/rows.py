@@ -55,7 +55,9 @@ def rows(source: Source, *, final_line_end: bool = False) -> Iterator[Row]:
                 text.where,
                 f"{len(cells)} cells, and the header has {len(header)} columns",
             )
-        yield Row(text.where, {name: cell.strip() for name, cell in zip(header, cells, strict=True)})
+        yield Row(
+            text.where, {name: cell.strip() for name, cell in zip(header, cells, strict=True)}
+        )
     if final_line_end and not text.ended:
         raise ReadError(ReadReason.FILE_CUT, text.where, "the last row has no line end")
 

@@ -115,9 +115,7 @@ class Source:
 
 def record_too_long(where: str, limits: Limits) -> ReadError:
     """The refusal of a row, field or element that has no end."""
-    return ReadError(
-        ReadReason.RECORD_TOO_LONG, where, f"longer than {limits.record_bytes} bytes"
-    )
+    return ReadError(ReadReason.RECORD_TOO_LONG, where, f"longer than {limits.record_bytes} bytes")
 
 
 def _without_nul(chunk: bytes, done: int) -> bytes:

@@ -76,7 +76,14 @@ _KINDS: Mapping[str, Kind] = {
 """By reporting_category. One that is not here may be anything: the file is refused."""
 
 _REVERSALS = ("_reversal", "_failure", "_release")
-_REFERENCES = ("payment_intent_id", "charge_id", "refund_id", "dispute_id", "invoice_id", "trace_id")
+_REFERENCES = (
+    "payment_intent_id",
+    "charge_id",
+    "refund_id",
+    "dispute_id",
+    "invoice_id",
+    "trace_id",
+)
 _METADATA = ("payment_metadata", "refund_metadata", "transfer_metadata", "metadata")
 
 
@@ -206,7 +213,7 @@ def _day(row: Row, *columns: str) -> date | None:
 
 def _ours(row: Row, field: str) -> str:
     """What we sent along as metadata. A refund's own comes before its payment's."""
-    names = _METADATA
+    names: tuple[str, ...] = _METADATA
     if row.cells.get("refund_metadata[operation_id]"):
         names = ("refund_metadata", *_METADATA)
     for name in names:

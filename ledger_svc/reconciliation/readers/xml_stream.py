@@ -5,6 +5,7 @@ from __future__ import annotations
 import codecs
 import re
 from collections.abc import Iterable, Iterator
+from typing import cast
 
 from lxml import etree
 
@@ -18,7 +19,8 @@ _CHARSETS = frozenset(
 _DECLARED = re.compile(rb"""<\?xml[^>]{0,200}?\sencoding\s*=\s*["']([A-Za-z0-9._-]{1,40})["']""")
 _LONGEST_PROLOG = 1 << 16
 
-Element = etree._Element  # noqa: SLF001 (lxml has no public name for it)
+Element = etree._Element  # noqa: SLF001
+"""lxml has no public name for it."""
 
 
 class XmlStream:
@@ -46,19 +48,19 @@ class XmlStream:
 
     def events(self) -> Iterator[tuple[str, Element]]:
         """Raises ReadError: DTD_REFUSED, XML_NOT_WELL_FORMED, FILE_CUT, RECORD_TOO_LONG, …."""
+        fed = 0
         try:
             for chunk in _without_dtd(self._source.utf8(charset_of(self._source))):
-                # An element's start tells nothing of its content yet, so pieces are small.
+                fed += len(chunk)
                 self._held_bytes += len(chunk)
                 self._parser.feed(chunk)
-                yield from self._parser.read_events()
+                yield from cast("Iterator[tuple[str, Element]]", self._parser.read_events())
                 if self._held_bytes > self._source.limits.record_bytes + len(chunk):
-                    raise record_too_long(f"line {self._line()}", self._source.limits)
-        except etree.XMLSyntaxError as error:
-            last = error.error_log.last_error
-            raise _malformed(self._line(), last.type_name if last else "") from None
-        if self._parser.error_log.last_error is not None:
-            raise _malformed(self._line(), self._parser.error_log.last_error.type_name)
+                    raise record_too_long(f"byte {fed}", self._source.limits)
+        except etree.XMLSyntaxError:
+            raise _malformed(self._line(), self._error_name()) from None
+        if name := self._error_name():
+            raise _malformed(self._line(), name)
         try:
             self._parser.close()
         except etree.XMLSyntaxError:
@@ -78,9 +80,18 @@ class XmlStream:
             while parent[0] is not element:
                 del parent[0]
 
+    def _error_name(self) -> str:
+        """The name of the last error; empty as long as there is none."""
+        errors = self._errors()
+        return str(errors[-1].type_name) if errors else ""
+
     def _line(self) -> str:
-        log = self._parser.error_log
-        return str(log.last_error.line) if log.last_error is not None else "?"
+        errors = self._errors()
+        return str(errors[-1].line) if errors else "?"
+
+    def _errors(self) -> list[etree._LogEntry]:
+        """Without warnings, for example of a namespace that is no absolute URI."""
+        return [one for one in self._parser.error_log if one.level >= etree.ErrorLevels.ERROR]
 
 
 def charset_of(source: Source) -> str:
@@ -106,14 +117,13 @@ def charset_of(source: Source) -> str:
 
 def local_name(element: Element) -> str:
     """The element's name without its namespace."""
-    tag = element.tag
-    return tag.rpartition("}")[2] if isinstance(tag, str) else ""
+    return str(element.tag).rpartition("}")[2]
 
 
 def namespace(element: Element) -> str:
     """The element's namespace; empty if it has none."""
-    tag = element.tag
-    return tag[1:].partition("}")[0] if isinstance(tag, str) and tag.startswith("{") else ""
+    tag = str(element.tag)
+    return tag[1:].partition("}")[0] if tag.startswith("{") else ""
 
 
 def _without_dtd(chunks: Iterator[bytes]) -> Iterator[bytes]:
