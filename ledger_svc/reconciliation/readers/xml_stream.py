@@ -119,7 +119,9 @@ def namespace(element: Element) -> str:
 def _without_dtd(chunks: Iterator[bytes]) -> Iterator[bytes]:
     """Refuses a DOCTYPE before the parser sees it. It can only stand before the root."""
     prolog = ""
-    for chunk in chunks:
+    for piece in chunks:
+        # Before the XML declaration nothing may stand, and exports have blank lines there.
+        chunk = piece if prolog else piece.lstrip()
         prolog += chunk.decode(errors="replace")
         if _root_begins(prolog):
             yield chunk

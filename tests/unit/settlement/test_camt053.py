@@ -35,6 +35,10 @@ def test_a_prefix_for_the_namespace_changes_nothing() -> None:
     assert read_all(prefixed).only.ties is True
 
 
+def test_blank_lines_before_the_declaration_change_nothing() -> None:
+    assert read_all("\r\n \n" + camt(stmt())).only.ties is True
+
+
 def test_the_old_and_the_new_way_to_say_booked_are_the_same() -> None:
     old = ntry("5.00", status="<Sts>BOOK</Sts>")
     new = ntry("7.00", status="<Sts><Cd>BOOK</Cd></Sts>")
