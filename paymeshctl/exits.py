@@ -21,7 +21,7 @@ class Exit(IntEnum):
     NOT_DONE = 1
     """Refused by the mesh, or a payment that did not succeed, or books that don't balance."""
     BAD_USAGE = 2
-    """Bad arguments or settings; nothing was asked of the mesh."""
+    """Bad arguments or settings, a file that can't be read; nothing was asked of the mesh."""
     UNREACHABLE = 3
     """The mesh, or something it needs, can't be reached or started."""
     UNKNOWN = 4

@@ -5,6 +5,8 @@ A pure library: bytes in, facts out; no SQL, no gRPC, no clock, no network. It i
 
     reading = read(stream)
     for item in reading.items: ...    # Line after Line, then every Statement
+
+It blocks and computes: a service calls it in a thread.
 """
 
 from ledger_svc.reconciliation.readers.model import (

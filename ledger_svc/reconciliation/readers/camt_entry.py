@@ -7,7 +7,14 @@ from datetime import date
 from typing import NamedTuple
 
 from ledger_svc.reconciliation.readers.amounts import iso_date, to_minor
-from ledger_svc.reconciliation.readers.camt_xml import child, children, flag, needed, text
+from ledger_svc.reconciliation.readers.camt_xml import (
+    child,
+    children,
+    flag,
+    parts,
+    said,
+    text,
+)
 from ledger_svc.reconciliation.readers.model import ReadError, ReadReason
 from ledger_svc.reconciliation.readers.xml_stream import Element, local_name
 
@@ -54,45 +61,49 @@ class Transaction(NamedTuple):
 
 def balance(element: Element, where: str) -> Balance:
     """A Bal. Raises ReadError."""
-    kind = child(element, "Tp")
+    told = parts(element, where)
+    kind = told.get("Tp")
     code = text(kind, "CdOrPrtry", "Cd") or text(kind, "CdOrPrtry", "Prtry")
-    amount_minor, currency_code = _amount(child(element, "Amt"), f"{where}/Amt")
+    amount_minor, currency_code = _amount(told.get("Amt"), f"{where}/Amt")
     sign = 1
-    if amount_minor or child(element, "CdtDbtInd") is not None:
-        sign = _sign(element, where)
+    if amount_minor or "CdtDbtInd" in told:
+        sign = _sign(told, where)
     return Balance(
         code,
         text(kind, "SubTp", "Cd") == "INTM",
         sign * amount_minor,
         currency_code,
-        _day(child(element, "Dt"), f"{where}/Dt"),
+        _day(told.get("Dt"), f"{where}/Dt"),
         where,
     )
 
 
 def head(element: Element, where: str) -> Head:
     """An Ntry, as far as its details. Raises ReadError."""
-    amount_minor, currency_code = _amount(child(element, "Amt"), f"{where}/Amt")
-    state = text(element, "Sts", "Cd") or text(element, "Sts")
+    told = parts(element, where)
+    amount_minor, currency_code = _amount(told.get("Amt"), f"{where}/Amt")
+    status = told.get("Sts")
+    state = said(status) or text(status, "Cd")
     if state not in _STATES:
         # A bank's own word (Sts/Prtry) does not tell whether the money moved.
         raise ReadError(
-            ReadReason.BAD_FIELD
-            if state or child(element, "Sts") is not None
-            else ReadReason.MISSING_FIELD,
+            ReadReason.MISSING_FIELD if status is None else ReadReason.BAD_FIELD,
             f"{where}/Sts",
             "none of BOOK, PDNG, INFO, FUTR",
         )
-    reversal = text(element, "RvslInd")
-    references = [("NtryRef", text(element, "NtryRef")), ("BkTxCd", _bank_code(element))]
+    reversal = said(told.get("RvslInd"))
+    references = [
+        ("NtryRef", said(told.get("NtryRef"))),
+        ("BkTxCd", _bank_code(told.get("BkTxCd"))),
+    ]
     return Head(
         amount_minor,
         currency_code,
-        _sign(element, where),
+        _sign(told, where),
         state == "BOOK",
-        _day(child(element, "BookgDt"), f"{where}/BookgDt"),
-        _day(child(element, "ValDt"), f"{where}/ValDt"),
-        text(element, "AcctSvcrRef"),
+        _day(told.get("BookgDt"), f"{where}/BookgDt"),
+        _day(told.get("ValDt"), f"{where}/ValDt"),
+        said(told.get("AcctSvcrRef")),
         tuple(pair for pair in references if pair[1]),
         flag(reversal, f"{where}/RvslInd") if reversal else False,
     )
@@ -100,28 +111,34 @@ def head(element: Element, where: str) -> Head:
 
 def transaction(element: Element, where: str) -> Transaction:
     """A TxDtls. Its own sign is not read: the entry's counts. Raises ReadError."""
-    refs = child(element, "Refs")
-    source_reference = text(refs, "AcctSvcrRef")
-    references = [
-        (local_name(ref), (ref.text or "").strip())
-        for ref in (refs if refs is not None else ())
-        if local_name(ref) not in {"AcctSvcrRef", "Prtry"}
-    ]
-    references += [
-        (text(ref, "Tp") or "Prtry", text(ref, "Ref")) for ref in children(refs, "Prtry")
-    ]
-    remittance = child(element, "RmtInf")
-    texts = [(one.text or "").strip() for one in children(remittance, "Ustrd")]
-    for structured in children(remittance, "Strd"):
-        references.append(("CdtrRefInf", text(structured, "CdtrRefInf", "Ref")))
-        texts += [(one.text or "").strip() for one in children(structured, "AddtlRmtInf")]
-    if reason := text(element, "RtrInf", "Rsn", "Cd"):
+    told = parts(element, where)
+    source_reference = ""
+    references: list[tuple[str, str]] = []
+    for ref in told.get("Refs", ()):
+        match local_name(ref):
+            case "AcctSvcrRef":
+                source_reference = said(ref)
+            case "Prtry":
+                references.append((text(ref, "Tp") or "Prtry", text(ref, "Ref")))
+            case name:
+                references.append((name, said(ref)))
+    texts: list[str] = []
+    for part in told.get("RmtInf", ()):
+        match local_name(part):
+            case "Ustrd":
+                texts.append(said(part))
+            case "Strd":
+                references.append(("CdtrRefInf", text(part, "CdtrRefInf", "Ref")))
+                texts += [said(one) for one in children(part, "AddtlRmtInf")]
+            case _:
+                pass
+    if reason := text(told.get("RtrInf"), "Rsn", "Cd"):
         references.append(("RtrInf", reason))
-    texts.append(text(element, "AddtlTxInf"))
+    texts.append(said(told.get("AddtlTxInf")))
     # From .03 on Amt stands by itself, before in AmtDtls.
-    amount = child(element, "Amt")
+    amount = told.get("Amt")
     if amount is None:
-        amount = child(element, "AmtDtls", "TxAmt", "Amt")
+        amount = child(told.get("AmtDtls"), "TxAmt", "Amt")
     amount_minor, currency_code = (
         _amount(amount, f"{where}/Amt") if amount is not None else (None, "")
     )
@@ -137,35 +154,40 @@ def transaction(element: Element, where: str) -> Transaction:
 
 def _amount(element: Element | None, where: str) -> tuple[int, str]:
     """An unsigned amount and its currency."""
-    if element is None or not (element.text or "").strip():
+    if not (told := said(element)) or element is None:
         raise ReadError(ReadReason.MISSING_FIELD, where, "this must not be empty")
-    currency = element.get("Ccy")
+    currency = (element.get("Ccy") or "").strip()
     if not currency:
         raise ReadError(ReadReason.MISSING_FIELD, f"{where}/@Ccy", "this must not be empty")
-    amount_minor = to_minor((element.text or "").strip(), currency.strip(), where)
+    amount_minor = to_minor(told, currency, where)
     if amount_minor < 0 or len(element):
         raise ReadError(ReadReason.BAD_AMOUNT, where, "an amount here has no sign")
-    return amount_minor, currency.strip()
+    return amount_minor, currency
 
 
-def _sign(element: Element, where: str) -> int:
-    told = needed(element, "CdtDbtInd", where)
-    if told not in _SIGNS:
-        raise ReadError(ReadReason.BAD_FIELD, f"{where}/CdtDbtInd", "neither CRDT nor DBIT")
-    return _SIGNS[told]
+def _sign(told: Mapping[str, Element], where: str) -> int:
+    mark = said(told.get("CdtDbtInd"))
+    if mark not in _SIGNS:
+        raise ReadError(
+            ReadReason.BAD_FIELD if mark else ReadReason.MISSING_FIELD,
+            f"{where}/CdtDbtInd",
+            "neither CRDT nor DBIT",
+        )
+    return _SIGNS[mark]
 
 
 def _day(element: Element | None, where: str) -> date | None:
-    told = text(element, "Dt") or text(element, "DtTm")
-    return iso_date(told, where) if told else None
+    """Dt or DtTm, whichever a bank uses; neither is no date."""
+    for one in element if element is not None else ():
+        if told := said(one):
+            return iso_date(told, where)
+    return None
 
 
-def _bank_code(element: Element) -> str:
-    code = child(element, "BkTxCd")
-    domain = child(code, "Domn")
-    parts = (
-        text(domain, "Cd"),
-        text(domain, "Fmly", "Cd"),
-        text(domain, "Fmly", "SubFmlyCd"),
-    )
-    return "/".join(part for part in parts if part) or text(code, "Prtry", "Cd")
+def _bank_code(element: Element | None) -> str:
+    domain = child(element, "Domn")
+    if domain is None:
+        return text(element, "Prtry", "Cd")
+    family = child(domain, "Fmly")
+    codes = (text(domain, "Cd"), text(family, "Cd"), text(family, "SubFmlyCd"))
+    return "/".join(code for code in codes if code)

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator
+from collections.abc import Iterator, Mapping
 
 from ledger_svc.reconciliation.readers.model import ReadError, ReadReason
 from ledger_svc.reconciliation.readers.xml_stream import Element
@@ -27,8 +27,32 @@ def children(element: Element | None, name: str) -> Iterator[Element]:
 
 def text(element: Element | None, *path: str) -> str:
     """The stripped text of a child; empty if there is none."""
-    found = child(element, *path)
-    return (found.text or "").strip() if found is not None else ""
+    return said(child(element, *path))
+
+
+# What an element says once: a second one would be another truth.
+_ONCE = frozenset({"Amt", "CdtDbtInd", "Sts", "Tp", "RvslInd", "BookgDt", "ValDt"})
+
+
+def parts(element: Element, where: str) -> Mapping[str, Element]:
+    """The children by local name, the first of each, in one pass. Raises ReadError."""
+    tag = str(element.tag)
+    prefix = tag[: tag.rfind("}") + 1]
+    found: dict[str, Element] = {}
+    for one in element:
+        name = str(one.tag)
+        if not name.startswith(prefix):
+            continue
+        name = name[len(prefix) :]
+        if name in found and name in _ONCE:
+            raise ReadError(ReadReason.UNEXPECTED_FIELD, f"{where}/{name}", "this is there twice")
+        found.setdefault(name, one)
+    return found
+
+
+def said(element: Element | None) -> str:
+    """The stripped text of an element; empty if there is none."""
+    return (element.text or "").strip() if element is not None else ""
 
 
 def needed(element: Element, name: str, where: str) -> str:

@@ -88,6 +88,12 @@ class _Reader:
             line = self.end_message(field.where)
             self._begin()
             return line
+        if self._closed and field.tag in {"25", "25P"}:
+            # The next account of a bank that writes `:20:` once a file.
+            line = self.end_message(field.where)
+            self._begin()
+            self._take_inside(field)
+            return line
         if not self._in_message:
             raise ReadError(
                 ReadReason.UNEXPECTED_FIELD, field.where, "a field outside of a message"

@@ -335,6 +335,8 @@ def test_zeros_at_the_end_are_no_decimals(amount: str) -> None:
     [
         ("<CdtDbtInd>DBIT</CdtDbtInd>", "", ReadReason.MISSING_FIELD),
         ("DBIT", "D", ReadReason.BAD_FIELD),
+        ("<Sts>", "<CdtDbtInd>CRDT</CdtDbtInd><Sts>", ReadReason.UNEXPECTED_FIELD),
+        ("<Sts>", '<Amt Ccy="EUR">7.00</Amt><Sts>', ReadReason.UNEXPECTED_FIELD),
         ('<Amt Ccy="EUR">6.00</Amt>', "<Amt>6.00</Amt>", ReadReason.MISSING_FIELD),
         ('<Amt Ccy="EUR">6.00</Amt>', '<Amt Ccy="EUX">6.00</Amt>', ReadReason.UNKNOWN_CURRENCY),
         ('<Amt Ccy="EUR">6.00</Amt>', '<Amt Ccy="XAU">6.00</Amt>', ReadReason.UNKNOWN_CURRENCY),

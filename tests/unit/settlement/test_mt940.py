@@ -219,6 +219,15 @@ def test_pages_of_two_accounts_may_alternate() -> None:
     ]
 
 
+def test_several_accounts_may_share_one_reference() -> None:
+    second = mt940("61:260130C4,00NTRFA", closing="62F:C260131EUR104,00", head=":25:B\n:28C:1\n")
+    outcome = read_all(mt940().removesuffix("-\n") + second)
+    assert [(one.account, one.closing_minor, one.ties) for one in outcome.statements] == [
+        ("ACCOUNT", 10000, True),
+        ("B", 10400, True),
+    ]
+
+
 def test_a_statement_without_an_account_says_so() -> None:
     only = read_all(mt940(head=":20:R\n:28C:1\n")).only
     assert (only.account, only.problem) == (None, "ACCOUNT_MISSING: no account (:25:)")
