@@ -9,13 +9,16 @@ _SUBFIELD = re.compile(r"\?(\d\d)")
 _PLUS = re.compile(r"EREF\+(.{1,70}?)(?= *(?:[A-Z]{4}\+|$))")
 _SLASHES = re.compile(r"/EREF/([^/]{1,70})")
 
+# Many times what the standard allows, so that no text takes long to search.
+_LONGEST = 4096
+
 
 def end_to_end_reference(text: str) -> str:
     """The EREF of a `:86:`, with the line breaks and subfields taken out; empty if none.
 
     `EREF+…` is the German way, `/EREF/…/` the Dutch one.
     """
-    joined = text.replace("\n", "")
+    joined = text.replace("\n", "")[:_LONGEST]
     if _GERMAN.match(joined):
         # 20 to 29 and 60 to 63 are one text that was cut into pieces of 27.
         parts = _SUBFIELD.split(joined)
