@@ -19,7 +19,9 @@ app = typer.Typer(
     epilog=HELP,
 )
 
-app.command(epilog=f"Example: paymesh up --data-dir ./data --port-base 50050. {HELP}")(up)
+app.command(
+    epilog=f"Example: paymesh up --data-dir ./data --port-base 50050 --replicas payment=2. {HELP}"
+)(up)
 app.command(epilog=f"Example: paymesh demo. {HELP}")(demo)
 app.command(
     epilog="Example: paymesh pay --buyer buyer-1 --method tok_ok --order alice=12.50:EUR:1.25 "
