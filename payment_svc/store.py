@@ -72,6 +72,7 @@ ORDER BY p.payment_id, o.position
 # tells. A definite state of an operation (2, 3) is never replaced by an indefinite one.
 # IS TRUE hides the epoch from the planner: its index looks empty to statistics that were
 # made while nothing was under way, and is then read whole for each item.
+# Parked until a person comes is scheduled for never: so it is found by the index of what is due.
 _RECORD = text(f"""
 WITH asked AS (
   SELECT * FROM json_to_recordset(cast(:items as json)) AS i(
@@ -87,7 +88,8 @@ WITH asked AS (
     evidence = coalesce(a.evidence, o.evidence),
     psp_reference = coalesce(a.psp_reference, o.psp_reference),
     attempt = a.attempt + 1, delayed = a.delayed,
-    next_attempt_time = {DB_NOW} + make_interval(secs => a.retry_after_s)
+    next_attempt_time = CASE WHEN a.state = {OrderState.PARKED.value} AND a.retry_after_s IS NULL
+      THEN 'infinity' ELSE {DB_NOW} + make_interval(secs => a.retry_after_s) END
   FROM asked a
   WHERE o.payment_id = a.payment_id AND o.operation_id = a.operation_id
     AND (o.epoch = a.epoch AND o.attempt = a.attempt) IS TRUE

@@ -333,6 +333,7 @@ class Mesh:
             **targets,
             **inherited,
             f"{prefix}PORT": str(self.port(instance)),
+            f"{prefix}REPLICAS": ",".join(f"{s}={len(self.instances(s))}" for s in PORT_OFFSETS),
             f"{prefix}DATABASE_URL": self.database_urls[service],
         }
 

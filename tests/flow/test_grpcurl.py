@@ -19,6 +19,7 @@ BIN = Path(sys.executable).parent
 SERVICE = "paymesh.payment.v1.PaymentService"
 HEALTH = "grpc.health.v1.Health"
 REFLECTION = "grpc.reflection.v1alpha.ServerReflection"
+STATUS = "paymesh.operations.v1.StatusService"
 
 SERVICES = {
     "payment": [SERVICE],
@@ -33,7 +34,7 @@ SERVICES = {
 def test_each_port_lists_its_services(mesh: RunningMesh, service: str) -> None:
     listed = _grpcurl(mesh, service, "list").stdout.split()
 
-    assert listed == sorted([HEALTH, REFLECTION, *SERVICES[service]])
+    assert listed == sorted([HEALTH, REFLECTION, STATUS, *SERVICES[service]])
 
 
 @pytest.mark.parametrize("service", SERVICES)
