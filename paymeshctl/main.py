@@ -7,6 +7,7 @@ import typer
 from paymeshctl import books, payments
 from paymeshctl.databases import migrate
 from paymeshctl.demo import demo
+from paymeshctl.doctor import doctor
 from paymeshctl.exits import HELP
 from paymeshctl.up import up
 
@@ -30,6 +31,7 @@ app.command(
 app.add_typer(payments.app, name="payment")
 app.command(epilog=f"Example: paymesh wallet alice --movements. {HELP}")(books.wallet)
 app.add_typer(books.app, name="ledger")
+app.command(epilog=f"Example: paymesh doctor --older-than 60 --json. {HELP}")(doctor)
 app.command(
     epilog="Example: PAYMESH_DATABASE_URL=postgresql://… PAYMESH_PAYMENT_DATABASE_URL=… "
     f"paymesh migrate. {HELP}"
