@@ -175,7 +175,7 @@ def _change(mesh: RunningMesh, service: str, what: str) -> None:
     name = str(conninfo_to_dict(mesh.databases[service])["dbname"])
     with psycopg.connect(mesh.databases["admin"], autocommit=True) as connection:
         connection.execute(
-            sql.SQL("ALTER DATABASE {} {}").format(sql.Identifier(name), sql.SQL(what))  # type: ignore[arg-type]
+            sql.SQL("ALTER DATABASE {} {}").format(sql.Identifier(name), sql.SQL(what))
         )
         connection.execute(
             "SELECT pg_terminate_backend(pid) FROM pg_stat_activity WHERE datname = %s", (name,)
