@@ -60,10 +60,11 @@ _ADVICE_FOR_PARKED: Mapping[str, str] = {
 async def look(database: Database, age: timedelta) -> Found:
     """What is parked, what is open for at least `age`, and what nobody drives.
 
-    Errors: those of Database.read.
+    Errors: those of Database.commit.
     """
 
     async def work(connection: AsyncConnection) -> Found:
+        await store_attention.without_bitmaps(connection)
         found = [
             _of_orders(row)
             for row in await store_attention.select_open(connection, age, MOST_COUNTED)
@@ -74,11 +75,12 @@ async def look(database: Database, age: timedelta) -> Found:
         found += _of_operations(AttentionKind.OPERATIONS_ORPHANED, orphaned)
         leases = [
             Lease(row.epoch, row.name, row.lease_until, row.dead)
-            for row in await store_attention.select_leases(connection, _MOST_REPLICAS)
+            for row in await store_attention.select_leases(connection, _MOST_REPLICAS, MOST_COUNTED)
         ]
         return Found(found, leases)
 
-    return await database.read("payment.attention", work)
+    # It writes nothing: a transaction for the setting that ends with it.
+    return await database.commit("payment.attention", work)
 
 
 def _of_orders(row: Row[Any]) -> Attention:
