@@ -14,7 +14,7 @@ class Settings(ServiceSettings):
 
     port: Port = 50052
     psp_target: str = Field(default="127.0.0.1:50055", min_length=1)
-    """The PSP adapter: `host:port`, or `dns:///name:port`."""
+    """The PSP adapter; as mesh.channel.open_channel takes it."""
     psp_deadline_ms: int = Field(default=10_000, ge=1, le=600_000)
     """How long the PSP may take for a charge; then its outcome is unknown and looked up."""
     look_up_deadline_ms: int = Field(default=3_000, ge=1, le=600_000)

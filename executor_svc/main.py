@@ -21,6 +21,7 @@ from mesh.config import load
 from mesh.db import Database
 from mesh.server import Background, Server
 from mesh.start import require_database
+from mesh.status_service import serve_status
 
 NAME = "executor_svc"
 
@@ -58,7 +59,9 @@ def wire(
         psp_deadline_s=settings.psp_deadline_ms / 1000,
         backoff_s=settings.ladder_backoff_ms / 1000,
     )
-    return ExecutorServer(settings, ExecutorServicer(runner)), writer.run
+    server = ExecutorServer(settings, ExecutorServicer(runner))
+    serve_status(server, "executor", settings, database, runner.look)
+    return server, writer.run
 
 
 async def serve(settings: Settings) -> None:

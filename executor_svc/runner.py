@@ -10,6 +10,7 @@ from __future__ import annotations
 import asyncio
 from collections.abc import Sequence, Set
 from dataclasses import dataclass
+from datetime import timedelta
 from typing import Protocol
 from uuid import UUID
 
@@ -21,7 +22,9 @@ from executor_svc.domain import Operation, Stored
 from executor_svc.ladder import Ladder, Run, conflict
 from executor_svc.operations import Write, Written
 from mesh import ids
+from mesh.attention import MOST_COUNTED, MOST_IDS, Attention, AttentionKind, Found
 from mesh.batching import Writer
+from mesh.clock import utc_now
 from mesh.db import Database
 from mesh.errors import MeshError, Reason
 
@@ -113,6 +116,28 @@ class Runner:
                 awaited.add(run.intended)
         asyncio.gather(*awaited).add_done_callback(lambda _: listener.acknowledge(list_id))
         self._ladder.begin(runs, intended)
+
+    async def look(self, age: timedelta) -> Found:
+        """See mesh.attention.Look: the operations that have been under way for so long.
+
+        Told from memory. What is unknown and not under way is payment_svc's to tell, which
+        owns every schedule; the states here have no index.
+        """
+        now = asyncio.get_running_loop().time()
+        late = [run for run in self._runs.values() if now - run.started >= age.total_seconds()]
+        if not late:
+            return Found()
+        late.sort(key=lambda run: run.started)
+        payment_ids = dict.fromkeys(run.operation.payment_id for run in late)
+        attention = Attention(
+            AttentionKind.OPERATIONS_UNDER_WAY,
+            min(len(late), MOST_COUNTED),
+            "The PSP, or this service's database, is slow to answer: see whether they are up. "
+            "Nothing is charged twice, and it goes on by itself.",
+            oldest_time=utc_now() - timedelta(seconds=now - late[0].started),
+            payment_ids=list(payment_ids)[:MOST_IDS],
+        )
+        return Found([attention])
 
     def _finish(self, finished: Run, result: Stored | MeshError) -> None:
         """Tells the listeners and logs. A run that is over already stays as it was told."""

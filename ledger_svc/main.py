@@ -18,6 +18,7 @@ from mesh.config import load
 from mesh.db import Database
 from mesh.server import Background, Server
 from mesh.start import require_database
+from mesh.status_service import serve_status
 
 NAME = "ledger_svc"
 
@@ -39,6 +40,7 @@ def wire(settings: Settings, database: Database) -> tuple[Server, Background]:
         ledger_posting_service_pb2.DESCRIPTOR.services_by_name["LedgerPostingService"].full_name,
         internal=True,
     )
+    serve_status(server, "ledger", settings, database)
     return server, writer.run
 
 

@@ -35,7 +35,11 @@ _RETRY_THROTTLING = {"maxTokens": 20, "tokenRatio": 0.2}
 def open_channel(
     target: str, *, retries: bool = True, default_timeout_s: float = DEFAULT_TIMEOUT_S
 ) -> grpc.aio.Channel:
-    """A channel to `target` (`host:port`, or `dns:///name:port` for several replicas)."""
+    """A channel to `target`: `host:port`, or several replicas, among which calls take turns.
+
+    Those are `dns:///name:port`, or listed as in `ipv4:127.0.0.1:50052,127.0.0.1:50072`. One
+    that is gone, or says NOT_SERVING, has no turn; a standing stream stays with one of them.
+    """
     method_config: dict[str, object] = {"name": [{}]}
     if retries:
         method_config["retryPolicy"] = _RETRY_POLICY

@@ -49,6 +49,14 @@ class ServiceSettings(BaseSettings):
     costs some tens of kilobytes, so this bounds memory, not load."""
     drain_s: float = Field(default=10.0, ge=0, le=600)
     """How long a stopping server waits for its calls."""
+    replicas: str = Field(default="", pattern=r"^([a-z_]+=[1-9][0-9]?(,|$))*$")
+    """How many processes of each service were started with this one, `payment=2,wallet=1`:
+    told to operators, who else would not miss one that is down."""
+
+    def replica_counts(self) -> dict[str, int]:
+        """`replicas` by service."""
+        counts = (item.partition("=") for item in self.replicas.split(",") if item)
+        return {service: int(count) for service, _, count in counts}
 
     @classmethod
     def settings_customise_sources(

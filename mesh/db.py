@@ -47,6 +47,9 @@ POOL_TIMEOUT_S = 2
 # after the last answer; the default is two hours.
 KEEPALIVE_S = 5
 
+POOL_SIZE = 4
+"""Connections at most, of each of a database's two kinds, where it is not said otherwise."""
+
 # Serialization failures and deadlocks pass within milliseconds; five tries with
 # jitter outlast any burst that set-wise, sorted statements can cause.
 MAX_CONFLICT_TRIES = 5
@@ -141,7 +144,7 @@ class Database:
     """Pools of connections to one service's database."""
 
     def __init__(
-        self, url: str, *, application_name: str, pool_size: int = 4, by_key: bool = True
+        self, url: str, *, application_name: str, pool_size: int = POOL_SIZE, by_key: bool = True
     ) -> None:
         """`url` as in libpq (postgresql://role:password@host:port/database).
 

@@ -14,7 +14,7 @@ class Settings(ServiceSettings):
 
     port: Port = 50051
     executor_target: str = Field(default="127.0.0.1:50052", min_length=1)
-    """host:port, or dns:///name:port for several replicas."""
+    """As mesh.channel.open_channel takes it: one address, or several replicas."""
     wallet_target: str = Field(default="127.0.0.1:50053", min_length=1)
     ledger_target: str = Field(default="127.0.0.1:50054", min_length=1)
 

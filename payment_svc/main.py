@@ -3,10 +3,9 @@
 from __future__ import annotations
 
 import asyncio
-import os
-import socket
 from collections.abc import Sequence
 from dataclasses import dataclass
+from functools import partial
 
 import grpc
 from paymesh.executor.v1.executor_service_pb2_grpc import ExecutorServiceStub
@@ -21,6 +20,8 @@ from mesh.config import load
 from mesh.db import Database
 from mesh.server import Background, Server
 from mesh.start import require_database
+from mesh.status_service import process_name, serve_status
+from payment_svc.attention import look
 from payment_svc.clients import ExecutorStream, LedgerClient, WalletClient
 from payment_svc.config import Settings
 from payment_svc.conveyor import Conveyor
@@ -93,9 +94,7 @@ def wire(settings: Settings, database: Database) -> Wired:
     to_wallet = open_channel(settings.wallet_target)
     to_ledger = open_channel(settings.ledger_target)
 
-    lease = Lease(
-        database, name=f"{socket.gethostname()}/{os.getpid()}", lease_s=settings.lease_ms / 1000
-    )
+    lease = Lease(database, name=process_name(), lease_s=settings.lease_ms / 1000)
     waiting = Waiting(database, poll_s=poll_s)
     reader = Reader(database)
     watching = Watching(database, reader, poll_s=poll_s)
@@ -137,8 +136,10 @@ def wire(settings: Settings, database: Database) -> Wired:
         reader=reader,
         recovery=recovery,
     )
+    server = PaymentServer(settings, waiting, servicer)
+    serve_status(server, "payment", settings, database, partial(look, database))
     return Wired(
-        PaymentServer(settings, waiting, servicer),
+        server,
         (
             intake.run,
             conveyor.run,

@@ -18,6 +18,7 @@ from mesh.errors import Reason
 from mesh.money import exponent
 from paymeshctl.client import DEFAULT_TARGET, TARGET_SETTING
 from paymeshctl.exits import CommandError, Exit
+from paymeshctl.ports import MAX_REPLICAS, PORT_OFFSETS
 
 AsJson = Annotated[
     bool, typer.Option("--json", help="Print the answer as JSON, in the names of its .proto.")
@@ -92,6 +93,29 @@ def parse_money(amount: str, currency_code: str) -> Money:
     return Money(
         amount_minor=-minor if amount.startswith("-") else minor, currency_code=currency_code
     )
+
+
+def parse_replicas(texts: Sequence[str]) -> dict[str, int]:
+    """How many of each service, from `SERVICE=COUNT[,SERVICE=COUNT…]` each. Raises CommandError."""
+    replicas: dict[str, int] = {}
+    for item in (item for text in texts for item in text.split(",")):
+        service, equals, count = item.strip().partition("=")
+        if service not in PORT_OFFSETS:
+            raise CommandError(
+                Exit.BAD_USAGE,
+                f"--replicas {item!r}: there is no such service; there are "
+                f"{', '.join(PORT_OFFSETS)} (for example --replicas payment=2,executor=2)",
+            )
+        if not equals or not _is_digits(count) or not 1 <= int(count) <= MAX_REPLICAS:
+            raise CommandError(
+                Exit.BAD_USAGE,
+                f"--replicas {item!r}: how many must be 1 to {MAX_REPLICAS}, for example "
+                f"{service}=2",
+            )
+        if service in replicas:
+            raise CommandError(Exit.BAD_USAGE, f"--replicas names {service} twice")
+        replicas[service] = int(count)
+    return replicas
 
 
 def parse_metadata(texts: Sequence[str]) -> dict[str, str]:

@@ -19,6 +19,8 @@ import grpc
 from google.protobuf.message import Message
 from paymesh.ledger.v1 import ledger_service_pb2 as ledger_pb
 from paymesh.ledger.v1.ledger_service_pb2_grpc import LedgerServiceStub
+from paymesh.operations.v1 import status_service_pb2 as status_pb
+from paymesh.operations.v1.status_service_pb2_grpc import StatusServiceStub
 from paymesh.payment.v1 import payment_service_pb2 as payment_pb
 from paymesh.payment.v1.payment_service_pb2_grpc import PaymentServiceStub
 from paymesh.wallet.v1 import wallet_service_pb2 as wallet_pb
@@ -27,7 +29,13 @@ from paymesh.wallet.v1.wallet_service_pb2_grpc import WalletServiceStub
 from mesh.channel import MAX_MESSAGE_BYTES
 from mesh.status import from_rpc_error
 from paymeshctl.exits import CommandError, Exit
-from paymeshctl.ports import DEFAULT_PORT_BASE, HOST, MAX_PORT_BASE, PORT_OFFSETS
+from paymeshctl.ports import (
+    DEFAULT_PORT_BASE,
+    HOST,
+    MAX_PORT_BASE,
+    instance_parts,
+    port_offset,
+)
 
 TARGET_SETTING = "PAYMESH_TARGET"
 DEFAULT_TARGET = f"{HOST}:{DEFAULT_PORT_BASE}"
@@ -35,6 +43,8 @@ DEFAULT_CALLER = "default"
 CALLER_KEY = "paymesh-caller"
 
 READ_TIMEOUT_S = 10.0
+# Longer than a service waits for a database that is away.
+STATUS_TIMEOUT_S = 8.0
 # The time that CreatePayment itself takes where it is given none.
 PAY_TIMEOUT_S = 30.0
 
@@ -48,9 +58,9 @@ class Target:
     host: str
     port_base: int
 
-    def address(self, service: str) -> str:
-        """`host:port` of a service."""
-        return f"{self.host}:{self.port_base + PORT_OFFSETS[service]}"
+    def address(self, instance: str) -> str:
+        """`host:port` of an instance; a service's name is that of its first replica."""
+        return f"{self.host}:{self.port_base + port_offset(*instance_parts(instance))}"
 
 
 def parse_target(text: str | None) -> Target:
@@ -174,6 +184,13 @@ class Client:
         """Reads one page of journals."""
         return self._call(self._ledger().ListJournals, request)
 
+    def get_status(
+        self, instance: str, request: status_pb.GetStatusRequest
+    ) -> status_pb.GetStatusResponse:
+        """Asks one process how it is doing."""
+        stub = StatusServiceStub(self._channel(instance))
+        return self._call(stub.GetStatus, request, STATUS_TIMEOUT_S)
+
     def _payment(self) -> PaymentServiceStub:
         return PaymentServiceStub(self._channel("payment"))
 
@@ -183,10 +200,10 @@ class Client:
     def _ledger(self) -> LedgerServiceStub:
         return LedgerServiceStub(self._channel("ledger"))
 
-    def _channel(self, service: str) -> grpc.Channel:
-        if service not in self._channels:
-            self._channels[service] = open_channel(self._target.address(service))
-        return self._channels[service]
+    def _channel(self, instance: str) -> grpc.Channel:
+        if instance not in self._channels:
+            self._channels[instance] = open_channel(self._target.address(instance))
+        return self._channels[instance]
 
     def _call(
         self,

@@ -19,7 +19,8 @@ class Exit(IntEnum):
     OK = 0
     """Done; a payment succeeded."""
     NOT_DONE = 1
-    """Refused by the mesh, or a payment that did not succeed, or books that don't balance."""
+    """Refused by the mesh, or a payment that did not succeed, or books that don't balance, or
+    something that needs attention."""
     BAD_USAGE = 2
     """Bad arguments or settings, a file that can't be read; nothing was asked of the mesh."""
     UNREACHABLE = 3

@@ -7,6 +7,7 @@ import typer
 from paymeshctl import books, payments, settle
 from paymeshctl.databases import migrate
 from paymeshctl.demo import demo
+from paymeshctl.doctor import doctor
 from paymeshctl.exits import HELP
 from paymeshctl.up import up
 
@@ -19,7 +20,9 @@ app = typer.Typer(
     epilog=HELP,
 )
 
-app.command(epilog=f"Example: paymesh up --data-dir ./data --port-base 50050. {HELP}")(up)
+app.command(
+    epilog=f"Example: paymesh up --data-dir ./data --port-base 50050 --replicas payment=2. {HELP}"
+)(up)
 app.command(epilog=f"Example: paymesh demo. {HELP}")(demo)
 app.command(
     epilog="Example: paymesh pay --buyer buyer-1 --method tok_ok --order alice=12.50:EUR:1.25 "
@@ -29,6 +32,7 @@ app.add_typer(payments.app, name="payment")
 app.command(epilog=f"Example: paymesh wallet alice --movements. {HELP}")(books.wallet)
 app.add_typer(books.app, name="ledger")
 app.add_typer(settle.app, name="settle")
+app.command(epilog=f"Example: paymesh doctor --older-than 60 --json. {HELP}")(doctor)
 app.command(
     epilog="Example: PAYMESH_DATABASE_URL=postgresql://… PAYMESH_PAYMENT_DATABASE_URL=… "
     f"paymesh migrate. {HELP}"

@@ -4,7 +4,8 @@ from __future__ import annotations
 
 import random
 import socket
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
+from ipaddress import ip_address
 
 HOST = "127.0.0.1"
 DEFAULT_PORT_BASE = 50050
@@ -19,8 +20,48 @@ PORT_OFFSETS: Mapping[str, int] = {
 POSTGRES_PORT_OFFSET = 6
 MAX_PORT_BASE = 65535 - POSTGRES_PORT_OFFSET
 
+MAX_REPLICAS = 8
+"""Of one service on one machine."""
+REPLICA_STRIDE = 20
+"""Replica n of a service listens REPLICA_STRIDE * n above the first one. What belongs to all
+replicas of a number lies within the stride: + 1 to + 5 serve, + 11 to + 15 are for metrics."""
+
 # Below the ports that systems give to outgoing connections.
 _FREE_PORT_BASES = range(20_000, 32_000, 10)
+
+
+def instance_name(service: str, number: int) -> str:
+    """How a replica is called; number: from 0. `payment` is the first, `payment-1` the next."""
+    return f"{service}-{number}" if number else service
+
+
+def instance_parts(name: str) -> tuple[str, int]:
+    """The service and the number of a replica's name."""
+    service, _, number = name.partition("-")
+    return service, int(number or 0)
+
+
+def port_offset(service: str, number: int = 0) -> int:
+    """What a replica's port is above the port base; number: from 0."""
+    return PORT_OFFSETS[service] + REPLICA_STRIDE * number
+
+
+def listed_target(host: str, ports: Sequence[int]) -> str:
+    """What a caller of all these ports of a host connects to, to share its calls among them.
+
+    Raises ValueError for several ports of a host that has a name, which gRPC can't list.
+    """
+    if len(ports) == 1:
+        return f"{host}:{ports[0]}"
+    address = ip_address(host.strip("[]"))
+    listed = f"[{address}]" if address.version == 6 else str(address)
+    return f"ipv{address.version}:" + ",".join(f"{listed}:{port}" for port in ports)
+
+
+def max_port_base(replicas: Mapping[str, int]) -> int:
+    """The highest port base whose ports all exist. replicas: service → how many."""
+    offsets = [port_offset(service, count - 1) for service, count in replicas.items()]
+    return 65535 - max(POSTGRES_PORT_OFFSET, *offsets) if offsets else MAX_PORT_BASE
 
 
 def is_free(port: int) -> bool:

@@ -59,7 +59,7 @@ def payment_table(payment: payment_pb.Payment) -> Table:
         f"payment {payment.payment_id} {state_name(payment_pb.PaymentState, payment.state)}"
         f"\nrequest_id {escape(payment.request_id)}, buyer {escape(payment.buyer_id)}"
     )
-    table = _table(
+    table = new_table(
         "order", "seller", "amount", "commission", "state", "PSP reference", "evidence", title=title
     )
     for order in payment.orders:
@@ -87,7 +87,7 @@ def change_line(payment: payment_pb.Payment) -> str:
 
 def payments_table(payments: Iterable[payment_pb.Payment]) -> Table:
     """A page of payments, one line each."""
-    table = _table("payment", "created", "buyer", "orders", "amount", "state")
+    table = new_table("payment", "created", "buyer", "orders", "amount", "state")
     for payment in payments:
         table.add_row(
             payment.payment_id,
@@ -102,7 +102,7 @@ def payments_table(payments: Iterable[payment_pb.Payment]) -> Table:
 
 def wallets_table(wallets: Iterable[wallet_pb.Wallet]) -> Table:
     """Sellers' balances."""
-    table = _table(
+    table = new_table(
         *("wallet of", "currency", "pending", "available", "reserved", "debt"), right=(2, 3, 4, 5)
     )
     for wallet in wallets:
@@ -121,7 +121,7 @@ def wallets_table(wallets: Iterable[wallet_pb.Wallet]) -> Table:
 
 def movements_table(movements: Iterable[wallet_pb.Movement]) -> Table:
     """A page of a seller's movements."""
-    table = _table("movement", "created", "kind", "amount", "order", right=(3,))
+    table = new_table("movement", "created", "kind", "amount", "order", right=(3,))
     for movement in movements:
         table.add_row(
             movement.movement_id,
@@ -135,7 +135,7 @@ def movements_table(movements: Iterable[wallet_pb.Movement]) -> Table:
 
 def trial_balance_table(rows: Sequence[ledger_pb.TrialBalanceRow]) -> Table:
     """The trial balance, with a line of sums for each currency."""
-    table = _table("account", "currency", "debit", "credit", title="trial balance", right=(2, 3))
+    table = new_table("account", "currency", "debit", "credit", title="trial balance", right=(2, 3))
     for row in rows:
         currency = row.currency_code
         table.add_row(
@@ -238,7 +238,8 @@ def _trouble(order: payment_pb.PaymentOrder) -> str:
     return f" {escape(order.attention_reason)}" if order.attention_reason else ""
 
 
-def _table(*columns: str, title: str | None = None, right: Sequence[int] = ()) -> Table:
+def new_table(*columns: str, title: str | None = None, right: Sequence[int] = ()) -> Table:
+    """An empty table; right: the numbers of its columns of figures."""
     table = Table(title=title, title_justify="left", box=box.SIMPLE_HEAD)
     for number, column in enumerate(columns):
         # Ids are to be copied: a cell is never cut, it goes on in the next line.

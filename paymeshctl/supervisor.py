@@ -1,5 +1,7 @@
 """Runs a whole mesh on this machine: PostgreSQL, the five services, and an eye on them.
 
+An instance is one process of a service: `payment` the first replica, `payment-1` the next.
+
 No threads: the children are bound to the main thread, which dies with the process, and
 whoever holds a `Mesh` calls `poll` now and then.
 """
@@ -14,13 +16,23 @@ from collections.abc import Callable, Mapping
 from dataclasses import dataclass, field
 from pathlib import Path
 
+from mesh.db import POOL_SIZE
 from mesh.embedded import EmbeddedConfig, EmbeddedPostgres, EmbeddedPostgresError
 from mesh.embedded import EmbeddedPostgresReason as Reason
 from mesh.healthcheck import is_serving
 from mesh.migrations import PACKAGES, ProvisionError, provision
 from mesh.processes import spawn
 from mesh.secret_files import names_a_database
-from paymeshctl.ports import HOST, PORT_OFFSETS, POSTGRES_PORT_OFFSET, is_free
+from paymeshctl.ports import (
+    HOST,
+    PORT_OFFSETS,
+    POSTGRES_PORT_OFFSET,
+    instance_name,
+    instance_parts,
+    is_free,
+    listed_target,
+    port_offset,
+)
 
 # A service before those who call it.
 START_ORDER = ("psp_stub", "wallet", "ledger", "executor", "payment")
@@ -44,6 +56,9 @@ _FIRST_BACKOFF_S = 0.2
 _MAX_BACKOFF_S = 5.0
 # Who lived this long did not die of its start: the backoff begins anew.
 _STABLE_S = 20.0
+_POSTGRES_CONNECTIONS = 200
+# For people and programs beside the services, whose pools take what they may.
+_SPARE_CONNECTIONS = 40
 _KEEP_LOG_BYTES = 16 * 1024 * 1024
 _LOG_TAIL_BYTES = 2_000
 
@@ -83,7 +98,7 @@ class MeshConfig:
     from port_base + 1 on, PostgreSQL on port_base + 6. admin_url: another PostgreSQL
     than the embedded one. database_urls: service → its URL on that one, where it is
     given. environment: what the services inherit. settings: defaults for variables that
-    `environment` does not have.
+    `environment` does not have. replicas: service → how many of it; one where it is not named.
     """
 
     data_dir: Path
@@ -92,11 +107,12 @@ class MeshConfig:
     admin_url: str | None = None
     database_urls: Mapping[str, str] = field(default_factory=dict)
     settings: Mapping[str, str] = field(default_factory=dict)
+    replicas: Mapping[str, int] = field(default_factory=dict)
 
 
 @dataclass
 class _Child:
-    """A service's process, or what is left of it. Times are monotonic seconds."""
+    """An instance's process, or what is left of it. Times are monotonic seconds."""
 
     process: subprocess.Popen[bytes]
     started_at: float
@@ -143,22 +159,37 @@ class Mesh:
         """The embedded PostgreSQL's process, if there is one."""
         return None if self._postgres is None else self._postgres.pid
 
-    def port(self, service: str) -> int:
-        """The port that a service listens on."""
-        return self._config.port_base + PORT_OFFSETS[service]
+    def instances(self, *services: str) -> list[str]:
+        """The names of all replicas of the services."""
+        count = self._config.replicas
+        return [instance_name(name, n) for name in services for n in range(count.get(name, 1))]
 
-    def target(self, service: str) -> str:
-        """`host:port` of a service."""
-        host = self._config.environment.get(f"{_prefix(service)}HOST", HOST)
-        return f"{HOST if host in ('0.0.0.0', '::') else host}:{self.port(service)}"  # noqa: S104
+    def port(self, instance: str) -> int:
+        """The port that an instance listens on."""
+        return self._config.port_base + port_offset(*instance_parts(instance))
 
-    def pid(self, service: str) -> int:
-        """The process of a service, also of one that has just died."""
-        return self._children[service].process.pid
+    def target(self, instance: str) -> str:
+        """`host:port` of an instance."""
+        return f"{self._host(instance_parts(instance)[0])}:{self.port(instance)}"
 
-    def log_path(self, service: str) -> Path:
-        """The file that a service logs to."""
-        return self._config.data_dir / "logs" / f"{service}.log"
+    def targets(self, service: str) -> str:
+        """What its callers connect to: all replicas of a service. Raises StartError."""
+        host = self._host(service)
+        try:
+            return listed_target(host, [self.port(name) for name in self.instances(service)])
+        except ValueError:
+            raise StartError(
+                f"{_prefix(service)}HOST is {host!r}; several replicas need an IP address there",
+                bad_settings=True,
+            ) from None
+
+    def pid(self, instance: str) -> int:
+        """The process of an instance, also of one that has just died."""
+        return self._children[instance].process.pid
+
+    def log_path(self, instance: str) -> Path:
+        """The file that an instance logs to."""
+        return self._config.data_dir / "logs" / f"{instance}.log"
 
     def start(self) -> None:
         """Starts everything and waits until it serves. Raises StartError, StopRequested."""
@@ -168,10 +199,10 @@ class Mesh:
                 self._start_postgres()
             self._check_stop()
             self.database_urls = provision(self.admin_url, urls=self._config.database_urls)
-            for service in START_ORDER:
-                self._spawn(service)
-            for service in START_ORDER:
-                self._wait_until_serving(service)
+            for instance in self.instances(*START_ORDER):
+                self._spawn(instance)
+            for instance in self.instances(*START_ORDER):
+                self._wait_until_serving(instance)
         except EmbeddedPostgresError as error:
             self.stop(immediate=True)
             raise StartError(str(error), bad_settings=error.reason in _BAD_SETTINGS) from error
@@ -186,53 +217,56 @@ class Mesh:
         """Starts what died again, after a backoff. To be called a few times a second."""
         self._poll_postgres()
         now = time.monotonic()
-        for service, child in self._children.items():
+        for instance, child in self._children.items():
             code = child.process.poll()
             if code is None:
-                self._notice_serving(service, child)
+                self._notice_serving(instance, child)
             elif child.start_again_at is None:
                 child.deaths = 1 if now - child.started_at > _STABLE_S else child.deaths + 1
                 wait_s = _backoff_s(child.deaths)
                 child.start_again_at = now + wait_s
                 child.serving = False
                 self._say(
-                    f"{service} died ({_how(code)}); it is started again in {wait_s:.1f} s, "
-                    f"its log is {self.log_path(service)}"
+                    f"{instance} died ({_how(code)}); it is started again in {wait_s:.1f} s, "
+                    f"its log is {self.log_path(instance)}"
                 )
             elif now >= child.start_again_at:
-                self._spawn(service)
+                self._spawn(instance)
 
-    def kill(self, service: str) -> None:
-        """Kills a service with SIGKILL and waits until it is gone; `poll` starts it again."""
-        process = self._children[service].process
+    def kill(self, instance: str) -> None:
+        """Kills an instance with SIGKILL and waits until it is gone; `poll` starts it again."""
+        process = self._children[instance].process
         process.kill()
         process.wait()
 
-    def restart(self, service: str) -> None:
-        """Starts a service again, killing it first if it lives, and waits until it serves."""
-        self.kill(service)
-        self._spawn(service)
-        self._wait_until_serving(service)
+    def restart(self, instance: str) -> None:
+        """Starts an instance again, killing it first if it lives, and waits until it serves."""
+        self.kill(instance)
+        self._spawn(instance)
+        self._wait_until_serving(instance)
 
     def stop(self, *, immediate: bool = False) -> None:
         """Ends everything: drains from the top down, then PostgreSQL. Does no harm twice."""
         for services in DRAIN_ORDER:
             processes = [
-                (service, self._children[service].process)
-                for service in services
-                if service in self._children
+                (instance, self._children[instance].process)
+                for instance in self.instances(*services)
+                if instance in self._children
             ]
             for _, process in processes:
                 process.send_signal(signal.SIGKILL if immediate else signal.SIGTERM)
-            for service, process in processes:
-                self._wait_for_end(service, process)
+            for instance, process in processes:
+                self._wait_for_end(instance, process)
         self._children.clear()
         if self._postgres is not None:
             self._postgres.stop(immediate=immediate)
 
     def _start_postgres(self) -> None:
         port = self._config.port_base + POSTGRES_PORT_OFFSET
-        self._postgres = EmbeddedPostgres(EmbeddedConfig(self._config.data_dir, port))
+        processes = len(self.instances(*PORT_OFFSETS))
+        connections = max(_POSTGRES_CONNECTIONS, 2 * POOL_SIZE * processes + _SPARE_CONNECTIONS)
+        settings = {"max_connections": str(connections)}
+        self._postgres = EmbeddedPostgres(EmbeddedConfig(self._config.data_dir, port, settings))
         self._postgres.start()
 
     def _poll_postgres(self) -> None:
@@ -254,7 +288,7 @@ class Mesh:
             self._say("PostgreSQL serves again")
 
     def _refuse_ports_in_use(self) -> None:
-        ports = {service: self.port(service) for service in PORT_OFFSETS}
+        ports = {instance: self.port(instance) for instance in self.instances(*PORT_OFFSETS)}
         if self._config.admin_url is None:
             ports["PostgreSQL"] = self._config.port_base + POSTGRES_PORT_OFFSET
         for name, port in ports.items():
@@ -265,25 +299,26 @@ class Mesh:
                     bad_settings=True,
                 )
 
-    def _spawn(self, service: str) -> None:
-        before = self._children.get(service)
-        path = self.log_path(service)
+    def _spawn(self, instance: str) -> None:
+        before = self._children.get(instance)
+        path = self.log_path(instance)
         path.parent.mkdir(mode=0o700, parents=True, exist_ok=True)
         if path.exists() and path.stat().st_size > _KEEP_LOG_BYTES:
             path.replace(path.with_suffix(".log.1"))
         with path.open("ab") as log:
             process = spawn(
                 # -P: a folder of the user's own named like a module must not stand before it.
-                [sys.executable, "-P", "-m", PACKAGES[service]],
-                env=self._environment(service),
+                [sys.executable, "-P", "-m", PACKAGES[instance_parts(instance)[0]]],
+                env=self._environment(instance),
                 stdout=log,
                 death_signal=signal.SIGKILL,
             )
         deaths = 0 if before is None else before.deaths
-        self._children[service] = _Child(process, time.monotonic(), deaths)
+        self._children[instance] = _Child(process, time.monotonic(), deaths)
 
-    def _environment(self, service: str) -> dict[str, str]:
-        """The service's settings: ours where they wire the mesh, else the user's, else defaults."""
+    def _environment(self, instance: str) -> dict[str, str]:
+        """Its settings: ours where they wire the mesh, else the user's, else defaults."""
+        service, _ = instance_parts(instance)
         prefix = _prefix(service)
         # No service sees the administrator's password, nor its neighbours'.
         inherited = {
@@ -292,42 +327,43 @@ class Mesh:
             if not names_a_database(name)
         }
         targets = {
-            prefix + name: self.target(peer) for name, peer in PEERS.get(service, {}).items()
+            prefix + name: self.targets(peer) for name, peer in PEERS.get(service, {}).items()
         }
         return {
             **self._config.settings,
             **targets,
             **inherited,
-            f"{prefix}PORT": str(self.port(service)),
+            f"{prefix}PORT": str(self.port(instance)),
+            f"{prefix}REPLICAS": ",".join(f"{s}={len(self.instances(s))}" for s in PORT_OFFSETS),
             f"{prefix}DATABASE_URL": self.database_urls[service],
         }
 
-    def _wait_until_serving(self, service: str) -> None:
-        child = self._children[service]
+    def _wait_until_serving(self, instance: str) -> None:
+        child = self._children[instance]
         deadline = time.monotonic() + _START_TIMEOUT_S
-        while not is_serving(self.target(service), _HEALTH_TIMEOUT_S):
+        while not is_serving(self.target(instance), _HEALTH_TIMEOUT_S):
             self._check_stop()
             code = child.process.poll()
             if code is not None:
-                raise StartError(f"{service} did not start ({_how(code)}): {self._tail(service)}")
+                raise StartError(f"{instance} did not start ({_how(code)}): {self._tail(instance)}")
             if time.monotonic() > deadline:
                 raise StartError(
-                    f"{service} does not serve after {_START_TIMEOUT_S:.0f} s; its log is "
-                    f"{self.log_path(service)}"
+                    f"{instance} does not serve after {_START_TIMEOUT_S:.0f} s; its log is "
+                    f"{self.log_path(instance)}"
                 )
             time.sleep(_POLL_INTERVAL_S)
         child.serving = True
 
-    def _notice_serving(self, service: str, child: _Child) -> None:
-        if not child.serving and is_serving(self.target(service), _POLL_INTERVAL_S):
+    def _notice_serving(self, instance: str, child: _Child) -> None:
+        if not child.serving and is_serving(self.target(instance), _POLL_INTERVAL_S):
             child.serving = True
-            self._say(f"{service} serves again (pid {child.process.pid})")
+            self._say(f"{instance} serves again (pid {child.process.pid})")
 
-    def _wait_for_end(self, service: str, process: subprocess.Popen[bytes]) -> None:
+    def _wait_for_end(self, instance: str, process: subprocess.Popen[bytes]) -> None:
         try:
             process.wait(_DRAIN_TIMEOUT_S)
         except subprocess.TimeoutExpired:
-            self._say(f"{service} did not end within {_DRAIN_TIMEOUT_S:.0f} s; it is killed")
+            self._say(f"{instance} did not end within {_DRAIN_TIMEOUT_S:.0f} s; it is killed")
             process.kill()
             process.wait()
 
@@ -335,10 +371,17 @@ class Mesh:
         if self._stop_requested():
             raise StopRequested
 
-    def _tail(self, service: str) -> str:
-        """The end of a service's log, for the message of a start that failed."""
-        text = self.log_path(service).read_bytes()[-_LOG_TAIL_BYTES:].decode(errors="replace")
-        return f"{text.strip()}\nthe whole log is {self.log_path(service)}"
+    def _host(self, service: str) -> str:
+        """Where a service's callers find it, if they are on this machine."""
+        host = self._config.environment.get(f"{_prefix(service)}HOST", HOST)
+        if host in ("0.0.0.0", "::"):  # noqa: S104
+            return HOST
+        return f"[{host}]" if ":" in host and not host.startswith("[") else host
+
+    def _tail(self, instance: str) -> str:
+        """The end of an instance's log, for the message of a start that failed."""
+        text = self.log_path(instance).read_bytes()[-_LOG_TAIL_BYTES:].decode(errors="replace")
+        return f"{text.strip()}\nthe whole log is {self.log_path(instance)}"
 
 
 def _prefix(service: str) -> str:

@@ -16,9 +16,18 @@ from typing import Annotated
 import typer
 
 from mesh.embedded import EmbeddedPostgresError, default_data_dir
+from paymeshctl.arguments import parse_replicas
 from paymeshctl.databases import DatabaseSettings
 from paymeshctl.exits import CommandError, Exit, reporting
-from paymeshctl.ports import DEFAULT_PORT_BASE, HOST, MAX_PORT_BASE, PORT_OFFSETS
+from paymeshctl.ports import (
+    DEFAULT_PORT_BASE,
+    HOST,
+    MAX_PORT_BASE,
+    MAX_REPLICAS,
+    PORT_OFFSETS,
+    REPLICA_STRIDE,
+    max_port_base,
+)
 from paymeshctl.supervisor import Mesh, MeshConfig, StartError, StopRequested
 
 DEFAULT_DATA_DIR = Path(".paymesh")
@@ -50,6 +59,16 @@ def up(
             "--port-base", min=1, max=MAX_PORT_BASE, help="The payment service listens on it + 1."
         ),
     ] = DEFAULT_PORT_BASE,
+    replicas: Annotated[
+        list[str] | None,
+        typer.Option(
+            "--replicas",
+            metavar="SERVICE=COUNT,…",
+            help=f"How many processes of a service share its work and its database, 1 to "
+            f"{MAX_REPLICAS}; repeatable. Number n, from 0, listens on its port + "
+            f"{REPLICA_STRIDE} * n.",
+        ),
+    ] = None,
     as_json: Annotated[
         bool, typer.Option("--json", help="Print each event as a JSON object in a line.")
     ] = False,
@@ -57,12 +76,19 @@ def up(
     """Start a whole mesh on this machine and keep it running; Ctrl-C drains and stops it.
 
     Brings its own PostgreSQL, unless PAYMESH_DATABASE_URL names another. Ports: port base + 1
-    payment, + 2 executor, + 3 wallet, + 4 ledger, + 5 PSP stub, + 6 PostgreSQL. The services
-    inherit every PAYMESH_* variable that is set.
+    payment, + 2 executor, + 3 wallet, + 4 ledger, + 5 PSP stub, + 6 PostgreSQL; further
+    replicas each 20 higher. The services inherit every PAYMESH_* variable that is set.
     """
     voice = _Voice(as_json=as_json)
     signals = _StopSignals()
     with reporting(as_json=as_json):
+        counts = parse_replicas(replicas or ())
+        if port_base > max_port_base(counts):
+            raise CommandError(
+                Exit.BAD_USAGE,
+                f"--port-base {port_base} is too high for these replicas, whose ports end above "
+                f"65535; at most {max_port_base(counts)}",
+            )
         databases = DatabaseSettings.read(os.environ)
         config = MeshConfig(
             data_dir=_data_dir(data_dir, voice, embedded=databases.admin_url is None),
@@ -71,6 +97,7 @@ def up(
             admin_url=databases.admin_url,
             database_urls=databases.urls,
             settings=STUB_SETTINGS,
+            replicas=counts,
         )
         mesh = Mesh(config, say=voice.say, stop_requested=signals.received)
         try:
@@ -108,15 +135,14 @@ class _Voice:
 
     def ready(self, mesh: Mesh, config: MeshConfig) -> None:
         """Tells where everything is."""
-        endpoints = {service: mesh.target(service) for service in PORT_OFFSETS}
+        endpoints = {name: mesh.target(name) for name in mesh.instances(*PORT_OFFSETS)}
         logs = str(mesh.log_path("payment").parent)
         if self._as_json:
             facts = {"event": "ready", "endpoints": endpoints, "logs": logs}
             self._write(json.dumps(facts))
             return
-        for service, endpoint in endpoints.items():
-            self._write(f"  {service:<9} {endpoint}")
-        self._write(f"  logs      {logs}")
+        for instance, endpoint in (endpoints | {"logs": logs}).items():
+            self._write(f"  {instance:<10} {endpoint}")
         self._write(f"ready: --target {HOST}:{config.port_base} (Ctrl-C stops)")
 
     def _write(self, line: str) -> None:

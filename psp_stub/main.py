@@ -13,6 +13,7 @@ from mesh.config import load
 from mesh.db import Database
 from mesh.server import Background, Server
 from mesh.start import require_database
+from mesh.status_service import serve_status
 from psp_stub.config import Settings
 from psp_stub.domain import Ask, FeeSchedule
 from psp_stub.operations import Answer, Operations, Rules
@@ -46,6 +47,7 @@ def wire(settings: Settings, database: Database) -> tuple[Server, Background]:
     servicer = PspServicer(processor, operations, key_memory_s=settings.key_memory_s)
     add_PspServiceServicer_to_server(servicer, server.grpc)
     server.add(psp_service_pb2.DESCRIPTOR.services_by_name["PspService"].full_name, internal=True)
+    serve_status(server, NAME, settings, database)
     return server, writer.run
 
 

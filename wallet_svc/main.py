@@ -15,6 +15,7 @@ from mesh.config import load
 from mesh.db import Database
 from mesh.server import Background, Server
 from mesh.start import require_database
+from mesh.status_service import serve_status
 from wallet_svc import operations
 from wallet_svc.config import Settings
 from wallet_svc.servicer import WalletPostingServicer, WalletServicer, WalletWriter
@@ -39,6 +40,7 @@ def wire(settings: Settings, database: Database) -> tuple[Server, Background]:
         wallet_posting_service_pb2.DESCRIPTOR.services_by_name["WalletPostingService"].full_name,
         internal=True,
     )
+    serve_status(server, "wallet", settings, database)
     return server, writer.run
 
 

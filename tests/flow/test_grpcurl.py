@@ -26,6 +26,7 @@ pytestmark = pytest.mark.usefixtures("balanced_books")
 BIN = Path(sys.executable).parent
 HEALTH = "grpc.health.v1.Health"
 REFLECTION = "grpc.reflection.v1alpha.ServerReflection"
+STATUS = "paymesh.operations.v1.StatusService"
 
 SERVICES = {
     "payment": [SERVICE],
@@ -40,7 +41,7 @@ SERVICES = {
 def test_each_port_lists_its_services(mesh: RunningMesh, service: str) -> None:
     listed = _grpcurl(mesh, service, "list").stdout.split()
 
-    assert listed == sorted([HEALTH, REFLECTION, *SERVICES[service]])
+    assert listed == sorted([HEALTH, REFLECTION, STATUS, *SERVICES[service]])
 
 
 @pytest.mark.parametrize("service", SERVICES)

@@ -253,6 +253,62 @@ def test_a_password_file_that_is_not_there_is_told(folder: Path) -> None:
         assert "PAYMESH_DATABASE_PASSWORD_FILE: can't read" in refused.stderr
 
 
+def test_replicas_serve_on_ports_of_their_own_and_each_is_started_again(folder: Path) -> None:
+    data_dir = folder / "replicas"
+    with UpProcess(data_dir, replicas={"payment": 2, "executor": 2}) as up:
+        ready = up.wait_until_ready()
+        base = up.port_base
+        assert ready["endpoints"] == {
+            "payment": f"127.0.0.1:{base + 1}",
+            "payment-1": f"127.0.0.1:{base + 21}",
+            "executor": f"127.0.0.1:{base + 2}",
+            "executor-1": f"127.0.0.1:{base + 22}",
+            "wallet": f"127.0.0.1:{base + 3}",
+            "ledger": f"127.0.0.1:{base + 4}",
+            "psp_stub": f"127.0.0.1:{base + 5}",
+        }
+        for endpoint in ready["endpoints"].values():
+            assert is_serving(endpoint)
+        for number, port in enumerate((base + 1, base + 21)):
+            target = f"127.0.0.1:{port - 1}"
+            paid = run(*PAY, "--request-id", f"on-{number}", "--target", target)
+            assert paid.returncode == 0, paid.stderr
+
+        os.kill(up.service_pid("payment_svc", base + 21), signal.SIGKILL)
+        up.wait_for_text("payment-1 died (SIGKILL)")
+        assert up.run(*PAY).returncode == 0
+        up.wait_for_text("payment-1 serves again")
+        assert is_serving(f"127.0.0.1:{base + 21}")
+        assert (data_dir / "logs" / "payment-1.log").stat().st_size
+
+        family = up.family()
+        up.send(signal.SIGINT)
+        code, text = up.end()
+    assert code == 0, text
+    assert not any(map(is_running, family))
+
+
+def test_replicas_that_are_none_are_refused() -> None:
+    refused = run("up", "--replicas", "wallet=2", "--replicas", "payment=9")
+    assert refused.returncode == 2
+    assert "'payment=9': how many must be 1 to 8" in refused.stderr
+
+
+def test_replicas_whose_ports_there_are_not_are_refused() -> None:
+    refused = run("up", "--replicas", "psp_stub=8", "--port-base", "65500")
+    assert refused.returncode == 2
+    assert "at most 65390" in refused.stderr
+
+
+def test_replicas_that_cant_be_listed_are_refused(folder: Path) -> None:
+    host = {"PAYMESH_EXECUTOR_HOST": "localhost"}
+    with UpProcess(folder / "named", environment=host, replicas={"executor": 2}) as up:
+        code, text = up.end()
+    assert code == 2
+    message = json.loads(text.splitlines()[-1])["error"]["message"]
+    assert "PAYMESH_EXECUTOR_HOST is 'localhost'" in message
+
+
 def test_urls_of_services_without_a_server_are_refused() -> None:
     refused = run("up", environment={"PAYMESH_WALLET_DATABASE_URL": "postgresql://x@y/z"})
     assert refused.returncode == 2

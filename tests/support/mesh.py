@@ -21,6 +21,7 @@ from paymesh.wallet.v1.wallet_service_pb2_grpc import WalletServiceStub
 from psycopg import sql
 from psycopg.conninfo import conninfo_to_dict
 
+from paymeshctl.ports import REPLICA_STRIDE
 from paymeshctl.supervisor import Mesh, MeshConfig, StartError
 from tests.support.folders import open_folder
 from tests.support.ports import free_port_base
@@ -45,6 +46,8 @@ SETTINGS: Mapping[str, object] = {
     "payment_parked_poll_ms": 500,
 }
 """Short waits, so that tests need not wait long. `x_y` is the variable PAYMESH_X_Y."""
+
+ONE_OF_EACH: Mapping[str, int] = {}
 
 RESTS_WITHIN_S = 30.0
 """Far more than anything takes, on a machine that is busy with other things."""
@@ -141,13 +144,19 @@ class RunningMesh:
 
 @contextmanager
 def started(
-    data_dir: Path, *, postgres: PostgresServer | None, **settings: object
+    data_dir: Path,
+    replicas: Mapping[str, int] = ONE_OF_EACH,
+    /,
+    *,
+    postgres: PostgresServer | None,
+    **settings: object,
 ) -> Iterator[RunningMesh]:
     """A mesh with SETTINGS and these; its databases are dropped at the end.
 
     postgres: on which it has databases of its own; None: it brings its own server.
+    replicas: service → how many of it; one where it is not named.
     """
-    supervisor = _start(data_dir, postgres, settings)
+    supervisor = _start(data_dir, postgres, settings, replicas)
     running = RunningMesh(supervisor)
     try:
         yield running
@@ -159,11 +168,13 @@ def started(
 
 
 @contextmanager
-def started_on(postgres: PostgresServer, **settings: object) -> Iterator[RunningMesh]:
+def started_on(
+    postgres: PostgresServer, replicas: Mapping[str, int] = ONE_OF_EACH, /, **settings: object
+) -> Iterator[RunningMesh]:
     """The same in a temporary folder."""
     with (
         open_folder(in_memory=True) as folder,
-        started(folder / "mesh", postgres=postgres, **settings) as running,
+        started(folder / "mesh", replicas, postgres=postgres, **settings) as running,
     ):
         yield running
 
@@ -213,16 +224,23 @@ def eventually(condition: Callable[[], bool], timeout_s: float = RESTS_WITHIN_S)
         time.sleep(_POLL_S)
 
 
-def _start(data_dir: Path, postgres: PostgresServer | None, settings: Mapping[str, object]) -> Mesh:
+def _start(
+    data_dir: Path,
+    postgres: PostgresServer | None,
+    settings: Mapping[str, object],
+    replicas: Mapping[str, int],
+) -> Mesh:
+    ports = REPLICA_STRIDE * max(replicas.values(), default=1)
     for attempt in range(1, _START_ATTEMPTS + 1):
         supervisor = Mesh(
             MeshConfig(
                 data_dir=data_dir,
-                port_base=free_port_base(),
+                port_base=free_port_base(ports),
                 environment=clean_environment(),
                 admin_url=None if postgres is None else postgres.admin_url,
                 database_urls={} if postgres is None else _own_urls(postgres),
                 settings=environment(**{**SETTINGS, **settings}),
+                replicas=replicas,
             )
         )
         try:

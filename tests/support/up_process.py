@@ -28,14 +28,16 @@ class UpProcess:
         port_base: int | None = None,
         environment: Mapping[str, str] | None = None,
         as_json: bool = True,
+        replicas: Mapping[str, int] | None = None,
     ) -> None:
-        self.port_base = free_port_base() if port_base is None else port_base
+        self.port_base = free_port_base(40 if replicas else 9) if port_base is None else port_base
         self.lines: list[str] = []
         """What it has said so far, as far as somebody asked."""
         self.process = subprocess.Popen(
             [
                 *PAYMESH,
                 *("up", "--data-dir", str(data_dir), "--port-base", str(self.port_base)),
+                *(f"--replicas={service}={count}" for service, count in (replicas or {}).items()),
                 *(("--json",) if as_json else ()),
             ],
             env=clean_environment() | dict(environment or {}),
@@ -79,11 +81,13 @@ class UpProcess:
             found.extend(children(pid))
         return found
 
-    def service_pid(self, package: str) -> int:
-        """The process of the service with this package."""
+    def service_pid(self, package: str, port: int | None = None) -> int:
+        """The process of the service with this package; port: of the one that listens there."""
         for pid in children(self.process.pid):
             if package in Path(f"/proc/{pid}/cmdline").read_text().split("\0"):
-                return pid
+                environment = Path(f"/proc/{pid}/environ").read_text().split("\0")
+                if port is None or f"PAYMESH_{_service(package)}_PORT={port}" in environment:
+                    return pid
         raise AssertionError(f"{package} does not run")
 
     def postgres_pid(self) -> int:
@@ -113,6 +117,10 @@ class UpProcess:
         if is_running(self.process.pid):
             self.process.kill()
         self.process.communicate()
+
+
+def _service(package: str) -> str:
+    return package.removesuffix("_svc").upper()
 
 
 def run(

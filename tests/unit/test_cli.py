@@ -436,6 +436,7 @@ def test_a_mesh_that_is_not_there() -> None:
 VERBS = (
     ("up",),
     ("demo",),
+    ("doctor",),
     ("migrate",),
     ("pay",),
     ("payment", "get"),

@@ -232,3 +232,18 @@ def test_a_file_that_holds_no_url_is_named(
     port, url = refused(capsys)
     assert port.startswith("bad setting: PAYMESH_TEST_PORT = 'http': ")
     assert url.startswith("bad setting: PAYMESH_TEST_DATABASE_URL_FILE: ")
+
+
+def test_how_many_were_started(monkeypatch: pytest.MonkeyPatch) -> None:
+    assert load(Settings).replica_counts() == {}
+    monkeypatch.setenv("PAYMESH_TEST_REPLICAS", "payment=2,psp_stub=1")
+    assert load(Settings).replica_counts() == {"payment": 2, "psp_stub": 1}
+
+
+@pytest.mark.parametrize("value", ["payment", "payment=0", "payment=2;wallet=1", "2", "a=1 b=2"])
+def test_replicas_that_are_none(
+    monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str], value: str
+) -> None:
+    monkeypatch.setenv("PAYMESH_TEST_REPLICAS", value)
+    (line,) = refused(capsys)
+    assert line.startswith(f"bad setting: PAYMESH_TEST_REPLICAS = {value!r}")
