@@ -331,6 +331,14 @@ class Stored(NamedTuple):
     change_time: datetime
 
 
+class Standing(NamedTuple):
+    """The operations in one state. oldest_s: since the first of them was sent, in seconds."""
+
+    state: State
+    operations: int
+    oldest_s: float
+
+
 _DEFINITE = frozenset({Outcome.CAPTURED, Outcome.DECLINED, Outcome.WRONG_AMOUNT})
 
 

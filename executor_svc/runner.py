@@ -8,6 +8,7 @@ at once: see docs/decisions/0003-executor-has-no-leases.md.
 from __future__ import annotations
 
 import asyncio
+import time
 from collections.abc import Sequence
 from dataclasses import dataclass
 from typing import Protocol
@@ -43,7 +44,7 @@ class Listener(Protocol):
 
 @dataclass(slots=True, eq=False, kw_only=True)
 class _Run(Run):
-    """started: by the loop's clock. intended: see Ladder.begin."""
+    """started: by the monotonic clock. intended: see Ladder.begin."""
 
     started: float
     intended: asyncio.Future[None]
@@ -73,13 +74,23 @@ class Runner:
         )
         self._runs: dict[UUID, _Run] = {}
 
+    def under_way(self) -> int:
+        """How many operations are under way."""
+        return len(self._runs)
+
+    def oldest_s(self) -> float:
+        """How long the oldest of them has been under way, in seconds; in any thread."""
+        # A copy at once, which no other thread can come between. They are in order of start.
+        oldest = next(iter(self._runs.copy().values()), None)
+        return 0.0 if oldest is None else time.monotonic() - oldest.started
+
     def submit(self, listener: Listener, list_id: int, asked: Sequence[Operation]) -> None:
         """Starts or joins the operations' runs. Never blocks.
 
         The listener is told once for each operation, and once of the list itself.
         """
         loop = asyncio.get_running_loop()
-        started = loop.time()
+        started = time.monotonic()
         intended: asyncio.Future[None] = loop.create_future()
         awaited = {intended}
         runs: list[Run] = []
@@ -120,7 +131,7 @@ class Runner:
             order_id=operation.order_id.hex,
             payment_id=operation.payment_id.hex,
             state=result.reason.value if isinstance(result, MeshError) else result.state.name,
-            ms=round((asyncio.get_running_loop().time() - run.started) * 1000, 1),
+            ms=round((time.monotonic() - run.started) * 1000, 1),
         )
 
 

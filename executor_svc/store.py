@@ -27,6 +27,7 @@ from executor_svc.domain import (
     Operation,
     Outcome,
     Source,
+    Standing,
     State,
     Stored,
 )
@@ -89,6 +90,7 @@ SET state = x.state,
     decline_category = x.decline_category,
     decline_code = coalesce(x.decline_code, ''),
     attention_reason = coalesce(x.attention_reason, ''),
+    unresolved = x.state BETWEEN 2 AND 5,
     change_time = paymesh_now()
 FROM json_to_recordset(cast(:findings AS json)) AS x (
   operation_id uuid, state smallint, origins integer, evidence smallint, psp_reference text,
@@ -96,6 +98,15 @@ FROM json_to_recordset(cast(:findings AS json)) AS x (
   decline_category smallint, decline_code text, attention_reason text)
 WHERE o.operation_id = x.operation_id AND (x.origins >> o.state) & 1 = 1
 RETURNING o.operation_id, o.source, o.psp_reference, o.change_time
+""")
+
+# The state, too, because a process of an earlier release moves it and leaves the flag.
+_READ_UNRESOLVED = text("""
+SELECT o.state, count(*) AS operations,
+  extract(epoch FROM paymesh_now() - min(o.first_send_time))::float8 AS oldest_seconds
+FROM operation o
+WHERE o.unresolved AND o.state BETWEEN 2 AND 5
+GROUP BY o.state
 """)
 
 _RESENDABLE = sorted(RESENDABLE)
@@ -199,6 +210,14 @@ async def record(
         operation_id: _recorded(*by_id[operation_id], source, psp_reference, change_time)
         for operation_id, source, psp_reference, change_time in rows
     }
+
+
+async def read_unresolved(connection: AsyncConnection) -> list[Standing]:
+    """The operations that have no definite outcome, counted by state."""
+    return [
+        Standing(State(row.state), row.operations, row.oldest_seconds)
+        for row in await connection.execute(_READ_UNRESOLVED)
+    ]
 
 
 def _finding(operation: Operation, finding: Finding) -> dict[str, Any]:

@@ -74,6 +74,10 @@ class ExecutorStream:
         self._last_list_id = 0
         self._to_send: asyncio.Queue[tuple[int, Sequence[Item]] | None] = asyncio.Queue()
 
+    def unanswered(self) -> int:
+        """How many operations were sent and not answered."""
+        return len(self._asked)
+
     async def execute(self, items: Sequence[Item]) -> None:
         """Sends a list; returns when its intents are committed, or the stream broke.
 

@@ -15,7 +15,7 @@ import structlog
 from mesh.batching import Writer
 from mesh.db import BadData, Database, NotCommitted
 from mesh.errors import MeshError, Reason
-from payment_svc import operations
+from payment_svc import gauges, operations
 from payment_svc.conveyor import Conveyor
 from payment_svc.domain import NewPayment, OrderState, Progress, items_of
 from payment_svc.operations import Accepted, Recorded, Written
@@ -155,13 +155,19 @@ class Intake:
             raise
 
     def _written(self, written: list[Written], epoch: int) -> list[Written]:
+        accepted = 0
+        trips: list[OrderState] = []
         for answer in written:
             if isinstance(answer, Accepted) and answer.create_time is not None:
+                accepted += 1
                 self._free(answer.payment.payment_id)
                 self._waiting.carry(answer.payment, answer.create_time)
                 self._conveyor.put(items_of(answer.payment, epoch))
             elif isinstance(answer, Recorded):
+                if answer.owned:
+                    trips.append(answer.progress.state)
                 self._finished(answer)
+        gauges.count_commit(accepted, trips)
         return written
 
     def _finished(self, answer: Recorded) -> None:

@@ -7,6 +7,7 @@ import os
 import socket
 from collections.abc import Sequence
 from dataclasses import dataclass
+from functools import partial
 
 import grpc
 from paymesh.executor.v1.executor_service_pb2_grpc import ExecutorServiceStub
@@ -21,6 +22,7 @@ from mesh.config import load
 from mesh.db import Database
 from mesh.server import Background, Server
 from mesh.start import require_database
+from payment_svc import gauges
 from payment_svc.clients import ExecutorStream, LedgerClient, WalletClient
 from payment_svc.config import Settings
 from payment_svc.conveyor import Conveyor
@@ -121,6 +123,8 @@ def wire(settings: Settings, database: Database) -> Wired:
         PaymentServicer(database, intake, waiting, reader), server.grpc
     )
     server.add(payment_service_pb2.DESCRIPTOR.services_by_name["PaymentService"].full_name)
+    server.measure(database, partial(gauges.read, database, lease))
+    gauges.publish(conveyor, executor, waiting)
     return Wired(
         server,
         (

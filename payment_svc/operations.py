@@ -14,7 +14,7 @@ from mesh.db import CommitFailed, CommitUnknown, Database
 from mesh.errors import MeshError
 from payment_svc import store, store_reads
 from payment_svc.domain import Item, NewPayment, Progress, differences, request_id_reused
-from payment_svc.views import Payment
+from payment_svc.views import Payment, Replicas, Standing
 
 
 @dataclass(frozen=True, slots=True)
@@ -199,3 +199,13 @@ async def list_payments(
         return [found[row.payment_id] for row in rows]
 
     return await database.read("payment.list_payments", work)
+
+
+async def standing(database: Database, epoch: int) -> tuple[list[Standing], Replicas]:
+    """What does not rest for good, and how the replicas are, for the metrics."""
+
+    async def work(connection: AsyncConnection) -> tuple[list[Standing], Replicas]:
+        orders = await store_reads.select_standing(connection)
+        return orders, await store_reads.select_replicas(connection, epoch)
+
+    return await database.read("payment.standing", work)

@@ -17,10 +17,18 @@ PORT_OFFSETS: Mapping[str, int] = {
     "psp_stub": 5,
 }
 POSTGRES_PORT_OFFSET = 6
-MAX_PORT_BASE = 65535 - POSTGRES_PORT_OFFSET
+METRICS_PORT_OFFSET = 10
+"""A service's metrics are this many ports above its own: base + 11 to base + 15."""
+
+_OFFSETS = (
+    *PORT_OFFSETS.values(),
+    POSTGRES_PORT_OFFSET,
+    *(METRICS_PORT_OFFSET + offset for offset in PORT_OFFSETS.values()),
+)
+MAX_PORT_BASE = 65535 - max(_OFFSETS)
 
 # Below the ports that systems give to outgoing connections.
-_FREE_PORT_BASES = range(20_000, 32_000, 10)
+_FREE_PORT_BASES = range(20_000, 32_000, 20)
 
 
 def is_free(port: int) -> bool:
@@ -39,6 +47,6 @@ def is_free(port: int) -> bool:
 def free_port_base() -> int:
     """A port base of which all ports are free now. Raises OSError if there is none."""
     for base in random.sample(_FREE_PORT_BASES, len(_FREE_PORT_BASES)):
-        if all(is_free(base + offset) for offset in range(1, POSTGRES_PORT_OFFSET + 1)):
+        if all(is_free(base + offset) for offset in _OFFSETS):
             return base
     raise OSError("there are no free ports")

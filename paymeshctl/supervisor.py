@@ -19,7 +19,13 @@ from mesh.embedded import EmbeddedPostgresReason as Reason
 from mesh.healthcheck import is_serving
 from mesh.migrations import PACKAGES, ProvisionError, provision
 from mesh.processes import spawn
-from paymeshctl.ports import HOST, PORT_OFFSETS, POSTGRES_PORT_OFFSET, is_free
+from paymeshctl.ports import (
+    HOST,
+    METRICS_PORT_OFFSET,
+    PORT_OFFSETS,
+    POSTGRES_PORT_OFFSET,
+    is_free,
+)
 
 # A service before those who call it.
 START_ORDER = ("psp_stub", "wallet", "ledger", "executor", "payment")
@@ -79,7 +85,8 @@ class MeshConfig:
     """What a mesh is started with.
 
     data_dir: for the embedded PostgreSQL and the logs. port_base: the services listen
-    from port_base + 1 on, PostgreSQL on port_base + 6. admin_url: another PostgreSQL
+    from port_base + 1 on, their metrics are read from port_base + 11 on, PostgreSQL listens
+    on port_base + 6. admin_url: another PostgreSQL
     than the embedded one. database_urls: service → its URL on that one, where it is
     given. environment: what the services inherit. settings: defaults for variables that
     `environment` does not have.
@@ -150,6 +157,15 @@ class Mesh:
         """`host:port` of a service."""
         host = self._config.environment.get(f"{_prefix(service)}HOST", HOST)
         return f"{HOST if host in ('0.0.0.0', '::') else host}:{self.port(service)}"  # noqa: S104
+
+    def metrics_port(self, service: str) -> int:
+        """The port where a service's metrics are read by HTTP."""
+        return self.port(service) + METRICS_PORT_OFFSET
+
+    def metrics_url(self, service: str) -> str:
+        """Where a service's metrics are read."""
+        host, _, _ = self.target(service).rpartition(":")
+        return f"http://{host}:{self.metrics_port(service)}/metrics"
 
     def pid(self, service: str) -> int:
         """The process of a service, also of one that has just died."""
@@ -254,6 +270,7 @@ class Mesh:
 
     def _refuse_ports_in_use(self) -> None:
         ports = {service: self.port(service) for service in PORT_OFFSETS}
+        ports |= {f"the metrics of {name}": self.metrics_port(name) for name in PORT_OFFSETS}
         if self._config.admin_url is None:
             ports["PostgreSQL"] = self._config.port_base + POSTGRES_PORT_OFFSET
         for name, port in ports.items():
@@ -298,6 +315,7 @@ class Mesh:
             **targets,
             **inherited,
             f"{prefix}PORT": str(self.port(service)),
+            f"{prefix}METRICS_PORT": str(self.metrics_port(service)),
             f"{prefix}DATABASE_URL": self.database_urls[service],
         }
 

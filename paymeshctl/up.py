@@ -57,8 +57,9 @@ def up(
     """Start a whole mesh on this machine and keep it running; Ctrl-C drains and stops it.
 
     Brings its own PostgreSQL, unless PAYMESH_DATABASE_URL names another. Ports: port base + 1
-    payment, + 2 executor, + 3 wallet, + 4 ledger, + 5 PSP stub, + 6 PostgreSQL. The services
-    inherit every PAYMESH_* variable that is set.
+    payment, + 2 executor, + 3 wallet, + 4 ledger, + 5 PSP stub, + 6 PostgreSQL; each
+    service's metrics are 10 above it, + 11 to + 15. The services inherit every PAYMESH_*
+    variable that is set.
     """
     voice = _Voice(as_json=as_json)
     signals = _StopSignals()
@@ -109,13 +110,14 @@ class _Voice:
     def ready(self, mesh: Mesh, config: MeshConfig) -> None:
         """Tells where everything is."""
         endpoints = {service: mesh.target(service) for service in PORT_OFFSETS}
+        metrics = {service: mesh.metrics_url(service) for service in PORT_OFFSETS}
         logs = str(mesh.log_path("payment").parent)
         if self._as_json:
-            facts = {"event": "ready", "endpoints": endpoints, "logs": logs}
+            facts = {"event": "ready", "endpoints": endpoints, "metrics": metrics, "logs": logs}
             self._write(json.dumps(facts))
             return
         for service, endpoint in endpoints.items():
-            self._write(f"  {service:<9} {endpoint}")
+            self._write(f"  {service:<9} {endpoint:<21} {metrics[service]}")
         self._write(f"  logs      {logs}")
         self._write(f"ready: --target {HOST}:{config.port_base} (Ctrl-C stops)")
 
