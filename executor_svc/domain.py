@@ -173,6 +173,15 @@ class Operation(NamedTuple):
     payment_method: str
 
     @property
+    def ids(self) -> dict[str, str]:
+        """For lines in the log."""
+        return {
+            "payment_id": self.payment_id.hex,
+            "order_id": self.order_id.hex,
+            "operation_id": self.operation_id.hex,
+        }
+
+    @property
     def amount(self) -> Money:
         """How much is asked."""
         return Money(self.amount_minor, self.currency_code)

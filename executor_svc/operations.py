@@ -142,5 +142,5 @@ def _without_evidence(write: Unresolved, overdue: set[UUID]) -> tuple[Operation,
 
 
 def _row_gone(write: Write) -> MeshError:
-    log.error("operation_gone", operation_id=write.operation.operation_id.hex)
+    log.error("operation_gone", **write.operation.ids)
     return MeshError(Reason.INTERNAL, "the operation is not stored any more")

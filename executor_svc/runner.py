@@ -18,7 +18,7 @@ import structlog
 
 from executor_svc import domain
 from executor_svc.clients import Psp
-from executor_svc.domain import Operation, Stored
+from executor_svc.domain import Operation, State, Stored
 from executor_svc.ladder import Ladder, Run, conflict
 from executor_svc.operations import Write, Written
 from mesh import ids
@@ -97,6 +97,7 @@ class Runner:
         for operation in asked:
             run = self._runs.get(operation.operation_id)
             if run is None and len(self._runs) >= MAX_RUNS:
+                log.warning("operation_refused", **operation.ids, reason=Reason.OVERLOADED.value)
                 listener.tell(operation.operation_id, _overloaded(), "")
             elif run is None:
                 run = _Run(
@@ -109,6 +110,12 @@ class Runner:
                 self._runs[operation.operation_id] = run
                 runs.append(run)
             elif fields := domain.differences(operation, run.operation):
+                log.warning(
+                    "operation_refused",
+                    **operation.ids,
+                    reason=Reason.OPERATION_CONFLICT.value,
+                    fields=fields,
+                )
                 listener.tell(operation.operation_id, conflict(fields), "")
             else:
                 run.listeners.append(listener)
@@ -125,12 +132,13 @@ class Runner:
         del self._runs[operation.operation_id]
         for listener in run.listeners:
             listener.tell(operation.operation_id, result, run.detail)
-        log.info(
+        # One that ended at its first answer is told by payment_svc, in one line for all.
+        is_plain = isinstance(result, Stored) and result.state is State.CAPTURED and not run.detail
+        (log.debug if is_plain else log.info)(
             "operation",
-            operation_id=operation.operation_id.hex,
-            order_id=operation.order_id.hex,
-            payment_id=operation.payment_id.hex,
+            **operation.ids,
             state=result.reason.value if isinstance(result, MeshError) else result.state.name,
+            detail=run.detail,
             ms=round((time.monotonic() - run.started) * 1000, 1),
         )
 

@@ -14,12 +14,22 @@ from importlib.metadata import version
 from threading import Thread
 from typing import TYPE_CHECKING
 
-from prometheus_client import Counter, Gauge, Histogram, Info, start_http_server
+from prometheus_client import (
+    Counter,
+    Gauge,
+    Histogram,
+    Info,
+    disable_created_metrics,
+    start_http_server,
+)
 from prometheus_client.core import GaugeMetricFamily, Metric
 from prometheus_client.registry import REGISTRY
 
 if TYPE_CHECKING:
     from wsgiref.simple_server import WSGIServer
+
+# When each series began is one more of each, and Prometheus has no use for it.
+disable_created_metrics()  # type: ignore[no-untyped-call]
 
 _SECONDS = (0.001, 0.0025, 0.005, 0.01, 0.025, 0.05, 0.1, 0.25, 0.5, 1.0, 2.5, 5.0, 10.0, 30.0)
 _ITEMS = (1, 2, 5, 10, 20, 50, 100, 200, 500, 1000, 2000)

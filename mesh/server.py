@@ -16,6 +16,7 @@ import gc
 import signal
 import sys
 from collections.abc import Awaitable, Callable, Coroutine
+from pathlib import Path
 from typing import Any
 
 import grpc
@@ -24,7 +25,7 @@ from grpc_health.v1 import health_pb2, health_pb2_grpc
 from grpc_health.v1.health import aio as health
 from grpc_reflection.v1alpha import reflection_pb2_grpc
 
-from mesh import logs
+from mesh import logs, tracing
 from mesh.channel import MAX_MESSAGE_BYTES
 from mesh.config import ServiceSettings
 from mesh.db import Database
@@ -120,6 +121,8 @@ class Server:
             ) from error
         if self._settings.metrics_port:
             self._open_metrics()
+        if self._settings.traces_file is not None:
+            self._open_traces(self._settings.traces_file)
         for service in (*self._services, READINESS):
             await self._health.set(service, health_pb2.HealthCheckResponse.SERVING)
         await self.grpc.start()
@@ -146,6 +149,14 @@ class Server:
         if self._gauges is not None:
             self._gauges.publish()
             self._reading = asyncio.ensure_future(self._gauges.run())
+
+    def _open_traces(self, path: Path) -> None:
+        try:
+            tracing.start(self._name, path, self._settings.traces_ratio)
+        except OSError as error:
+            raise CannotStartError(
+                f"{self._name} can't write its traces to {path}: {error.strerror}"
+            ) from error
 
     async def run(self, *background: Background) -> None:
         """Serves until SIGTERM or SIGINT, then drains.
@@ -201,6 +212,8 @@ def main(service: str, level: str, run: Callable[[], Coroutine[Any, Any, None]])
     except Exception:
         log.exception("crashed")
         sys.exit(EXIT_CRASHED)
+    finally:
+        tracing.stop()
 
 
 def _tune_garbage_collection() -> None:

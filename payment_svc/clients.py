@@ -127,6 +127,7 @@ class ExecutorStream:
             late = [a for a in self._asked.values() if now - a.sent > self._item_timeout_s]
             for asked in late:
                 asked.sent = now
+                log.warning("order_asked_again", **asked.item.ids, attempt=asked.item.attempt)
             for chunk in _chunks([asked.item for asked in late]):
                 log.warning("executor_silent", items=len(chunk))
                 self._to_send.put_nowait((0, chunk))
@@ -166,7 +167,7 @@ class ExecutorStream:
             return asked.item, _outcome(asked.item, outcome)
         except ValueError:
             # What a newer executor says, for example: asked again until one of us is changed.
-            log.exception("executor_not_understood", operation_id=outcome.operation_id)
+            log.exception("executor_not_understood", **asked.item.ids)
             return asked.item, Delayed("the executor's answer is not understood")
 
     def _let_go(self) -> None:
@@ -209,6 +210,7 @@ class WalletClient:
                     seller_id=item.seller_id,
                     order_id=item.order_id.hex,
                     amount=_money(item.amount_minor - item.commission_minor, item.currency_code),
+                    payment_id=item.payment_id.hex,
                 )
                 for item in items
             ]
@@ -361,5 +363,8 @@ def _event(capture: Capture) -> ledger_pb.LedgerEvent:
     if outcome.fee is not None:
         event.fee.CopyFrom(_money(outcome.fee.amount_minor, outcome.fee.currency_code))
     return ledger_pb.LedgerEvent(
-        operation_id=item.operation_id.hex, order_id=item.order_id.hex, capture=event
+        operation_id=item.operation_id.hex,
+        order_id=item.order_id.hex,
+        capture=event,
+        payment_id=item.payment_id.hex,
     )

@@ -330,6 +330,15 @@ class Item:
     attempt: int
     epoch: int
 
+    @property
+    def ids(self) -> dict[str, str]:
+        """For lines in the log."""
+        return {
+            "payment_id": self.payment_id.hex,
+            "order_id": self.order_id.hex,
+            "operation_id": self.operation_id.hex,
+        }
+
 
 @dataclass(frozen=True, slots=True)
 class Progress:

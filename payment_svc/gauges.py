@@ -13,7 +13,7 @@ from mesh.db import Database
 from payment_svc import operations
 from payment_svc.clients import ExecutorStream
 from payment_svc.conveyor import Conveyor
-from payment_svc.domain import OPEN_STATES, OrderState
+from payment_svc.domain import OPEN_STATES, TRANSITIONS, OrderState
 from payment_svc.recovery import Lease
 from payment_svc.views import Replicas, Standing
 from payment_svc.waiting import Waiting
@@ -24,7 +24,7 @@ _TRIPS = CounterMetric(
     "Trips of orders over the conveyor that were recorded, by the order's state after it.",
     ["state"],
 )
-_TRIPS_TO = {state: _TRIPS.labels(state.name) for state in OrderState}
+_TRIPS_TO = {state: _TRIPS.labels(state.name) for state in sorted(set(TRANSITIONS.values()))}
 
 # States of orders that do not rest for good and can be met today.
 _STATES = (*sorted(OPEN_STATES - {OrderState.NOT_STARTED}), OrderState.PARKED)

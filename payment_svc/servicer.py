@@ -4,19 +4,23 @@ from __future__ import annotations
 
 import asyncio
 import re
+import time
 from typing import Any, TypeAlias, cast
 
 import grpc
+import structlog
 from paymesh.payment.v1 import payment_service_pb2 as pb
 from paymesh.payment.v1.payment_service_pb2_grpc import PaymentServiceServicer
 
+from mesh import tracing
 from mesh.cards import looks_like_issued_card_number
 from mesh.db import CommitFailed, Database
 from mesh.errors import MeshError, Reason, Violation, outcome_unknown, validation_failed
 from mesh.paging import Position, decode_token, encode_token, fitting, page_size
 from payment_svc import operations
-from payment_svc.domain import check_amounts
+from payment_svc.domain import NewPayment, check_amounts
 from payment_svc.intake import Intake
+from payment_svc.operations import Accepted
 from payment_svc.reader import Reader
 from payment_svc.translate import list_filters, new_payment, payment_id_of, payment_message
 from payment_svc.views import Payment
@@ -51,6 +55,19 @@ class PaymentServicer(PaymentServiceServicer):
         self, request: pb.CreatePaymentRequest, context: Context
     ) -> pb.CreatePaymentResponse:
         payment = new_payment(request, _caller(context))
+        started_ns = time.time_ns()
+        try:
+            accepted, stored = await self._create(payment, context)
+        except BaseException as error:
+            # For the line that the call's end has in the log, and only then.
+            structlog.contextvars.bind_contextvars(payment_id=payment.payment_id.hex)
+            _tell(payment, started_ns, context, type(error).__name__)
+            raise
+        _tell(payment, started_ns, context, state=stored.state.name, new=accepted.new)
+        return pb.CreatePaymentResponse(payment=payment_message(stored))
+
+    async def _create(self, payment: NewPayment, context: Context) -> tuple[Accepted, Payment]:
+        """Accepts the payment and waits until it rests, or for as long as the caller may."""
         if refusal := check_amounts(payment.orders):
             raise refusal
         loop = asyncio.get_running_loop()
@@ -71,7 +88,7 @@ class PaymentServicer(PaymentServiceServicer):
         except CommitFailed:
             # It is accepted, and goes on; only how it stands can't be told now.
             raise outcome_unknown("the payment ended") from None
-        return pb.CreatePaymentResponse(payment=payment_message(_found(stored)))
+        return accepted, _found(stored)
 
     async def GetPayment(
         self, request: pb.GetPaymentRequest, context: Context
@@ -117,6 +134,30 @@ def _caller_name(value: str | bytes) -> str:
             violations=[Violation(field, "must not be a card number")],
         )
     return value
+
+
+def _tell(
+    payment: NewPayment,
+    started_ns: int,
+    context: Context,
+    problem: str = "",
+    *,
+    state: str = "",
+    new: bool = False,
+) -> None:
+    """The span of a call: the root of the payment's trace, if this call made it."""
+    spans = tracing.recorder()
+    if spans is None:
+        return
+    theirs = [v for k, v in context.invocation_metadata() or () if k == "traceparent"]
+    spans.payment(
+        payment.payment_id,
+        started_ns,
+        new=new,
+        attributes={"paymesh.state": state, "paymesh.caller": payment.caller},
+        traceparent=str(theirs[0]) if theirs else "",
+        problem=problem,
+    )
 
 
 def _patience_s(context: Context) -> float:

@@ -89,7 +89,8 @@ class MeshConfig:
     on port_base + 6. admin_url: another PostgreSQL
     than the embedded one. database_urls: service → its URL on that one, where it is
     given. environment: what the services inherit. settings: defaults for variables that
-    `environment` does not have.
+    `environment` does not have. traces_dir: a folder, which is there, for a file of spans of
+    each service; None: nobody writes any.
     """
 
     data_dir: Path
@@ -98,6 +99,7 @@ class MeshConfig:
     admin_url: str | None = None
     database_urls: Mapping[str, str] = field(default_factory=dict)
     settings: Mapping[str, str] = field(default_factory=dict)
+    traces_dir: Path | None = None
 
 
 @dataclass
@@ -310,9 +312,14 @@ class Mesh:
         targets = {
             prefix + name: self.target(peer) for name, peer in PEERS.get(service, {}).items()
         }
+        folder = self._config.traces_dir
+        traces = (
+            {} if folder is None else {f"{prefix}TRACES_FILE": str(folder / f"{service}.jsonl")}
+        )
         return {
             **self._config.settings,
             **targets,
+            **traces,
             **inherited,
             f"{prefix}PORT": str(self.port(service)),
             f"{prefix}METRICS_PORT": str(self.metrics_port(service)),
