@@ -113,16 +113,18 @@ class Server:
         )
         host = self._settings.host
         address = f"{f'[{host}]' if ':' in host else host}:{self._settings.port}"
+        # Before gRPC's own port, which can't be given back.
+        if self._settings.traces_file is not None:
+            self._open_traces(self._settings.traces_file)
+        if self._settings.metrics_port:
+            self._open_metrics()
         try:
             self.port = self.grpc.add_insecure_port(address)
         except RuntimeError as error:
+            self._close_metrics()
             raise CannotStartError(
                 f"{self._name} can't listen on {address}: the port is in use or not allowed"
             ) from error
-        if self._settings.metrics_port:
-            self._open_metrics()
-        if self._settings.traces_file is not None:
-            self._open_traces(self._settings.traces_file)
         for service in (*self._services, READINESS):
             await self._health.set(service, health_pb2.HealthCheckResponse.SERVING)
         await self.grpc.start()
@@ -131,6 +133,9 @@ class Server:
         """Says NOT_SERVING, takes no new calls, and waits for those under way."""
         await self._health.enter_graceful_shutdown()
         await self.grpc.stop(self._settings.drain_s)
+        self._close_metrics()
+
+    def _close_metrics(self) -> None:
         if self._reading is not None:
             self._reading.cancel()
         if self._metrics is not None:
