@@ -8,6 +8,7 @@ from __future__ import annotations
 import asyncio
 import threading
 from collections.abc import AsyncIterator
+from pathlib import Path
 from typing import Any
 
 import pytest
@@ -167,6 +168,17 @@ async def test_a_metrics_port_in_use() -> None:
         )
         await other.stop()
         assert await scene.ask() == "seller"
+
+
+async def test_traces_that_can_not_be_written(tmp_path: Path) -> None:
+    file = tmp_path / "nowhere" / "spans.jsonl"
+    server, _ = scripted_server(traces_file=file)
+    with pytest.raises(CannotStartError) as caught:
+        await server.start()
+    assert str(caught.value) == (
+        f"scripted can't write its traces to {file}: No such file or directory"
+    )
+    await server.stop()
 
 
 async def test_a_process_whose_metrics_port_is_in_use_says_so_and_ends(
