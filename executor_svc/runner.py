@@ -74,16 +74,6 @@ class Runner:
         )
         self._runs: dict[UUID, _Run] = {}
 
-    def under_way(self) -> int:
-        """How many operations are under way."""
-        return len(self._runs)
-
-    def oldest_s(self) -> float:
-        """How long the oldest of them has been under way, in seconds; in any thread."""
-        # A copy at once, which no other thread can come between. They are in order of start.
-        oldest = next(iter(self._runs.copy().values()), None)
-        return 0.0 if oldest is None else time.monotonic() - oldest.started
-
     def submit(self, listener: Listener, list_id: int, asked: Sequence[Operation]) -> None:
         """Starts or joins the operations' runs. Never blocks.
 
@@ -122,6 +112,16 @@ class Runner:
                 awaited.add(run.intended)
         asyncio.gather(*awaited).add_done_callback(lambda _: listener.acknowledge(list_id))
         self._ladder.begin(runs, intended)
+
+    def under_way(self) -> int:
+        """How many operations are under way."""
+        return len(self._runs)
+
+    def oldest_s(self) -> float:
+        """How long the oldest of them has been under way, in seconds; in any thread."""
+        # A copy at once, which no other thread can come between. They are in order of start.
+        oldest = next(iter(self._runs.copy().values()), None)
+        return 0.0 if oldest is None else time.monotonic() - oldest.started
 
     def _finish(self, finished: Run, result: Stored | MeshError) -> None:
         """Tells the listeners and logs. A run that is over already stays as it was told."""

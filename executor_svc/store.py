@@ -190,6 +190,14 @@ async def read_overdue(
     return set(rows.scalars())
 
 
+async def read_unresolved(connection: AsyncConnection) -> list[Standing]:
+    """The operations that have no definite outcome, counted by state."""
+    return [
+        Standing(State(row.state), row.operations, row.oldest_seconds)
+        for row in await connection.execute(_READ_UNRESOLVED)
+    ]
+
+
 async def record(
     connection: AsyncConnection, findings: Sequence[tuple[Operation, Finding]]
 ) -> dict[UUID, Stored]:
@@ -210,14 +218,6 @@ async def record(
         operation_id: _recorded(*by_id[operation_id], source, psp_reference, change_time)
         for operation_id, source, psp_reference, change_time in rows
     }
-
-
-async def read_unresolved(connection: AsyncConnection) -> list[Standing]:
-    """The operations that have no definite outcome, counted by state."""
-    return [
-        Standing(State(row.state), row.operations, row.oldest_seconds)
-        for row in await connection.execute(_READ_UNRESOLVED)
-    ]
 
 
 def _finding(operation: Operation, finding: Finding) -> dict[str, Any]:

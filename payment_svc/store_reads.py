@@ -86,20 +86,6 @@ async def select_resting(connection: AsyncConnection, payment_ids: Sequence[UUID
     return {row.payment_id for row in found}
 
 
-async def select_standing(connection: AsyncConnection) -> list[Standing]:
-    """The orders that do not rest for good, counted by state and reason for attention."""
-    return [
-        Standing(OrderState(row.state), row.reason, row.orders, row.oldest_s)
-        for row in await connection.execute(_SELECT_STANDING)
-    ]
-
-
-async def select_replicas(connection: AsyncConnection, epoch: int) -> Replicas:
-    """How many replicas are not dead, and what is left of the lease of this epoch."""
-    row = (await connection.execute(_SELECT_REPLICAS, {"epoch": epoch})).one()
-    return Replicas(row.living, row.lease_left_s or 0.0)
-
-
 async def list_payments(
     connection: AsyncConnection, filters: Mapping[str, object], limit: int
 ) -> list[Row[Any]]:
@@ -137,6 +123,20 @@ def _list_statement(names: frozenset[str]) -> TextClause:
         f"SELECT DISTINCT {table}.create_time, {table}.payment_id FROM {source} WHERE {where}"
         f" ORDER BY {table}.create_time DESC, {table}.payment_id DESC LIMIT :limit"
     )
+
+
+async def select_standing(connection: AsyncConnection) -> list[Standing]:
+    """The orders that do not rest for good, counted by state and reason for attention."""
+    return [
+        Standing(OrderState(row.state), row.reason, row.orders, row.oldest_s)
+        for row in await connection.execute(_SELECT_STANDING)
+    ]
+
+
+async def select_replicas(connection: AsyncConnection, epoch: int) -> Replicas:
+    """How many replicas are not dead, and what is left of the lease of this epoch."""
+    row = (await connection.execute(_SELECT_REPLICAS, {"epoch": epoch})).one()
+    return Replicas(row.living, row.lease_left_s or 0.0)
 
 
 def _payment(rows: Sequence[Row[Any]]) -> Payment:
