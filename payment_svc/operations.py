@@ -208,4 +208,5 @@ async def standing(database: Database, epoch: int) -> tuple[list[Standing], Repl
         orders = await store_reads.select_standing(connection)
         return orders, await store_reads.select_replicas(connection, epoch)
 
-    return await database.read("payment.standing", work)
+    # It writes nothing: a transaction for the settings that end with it.
+    return await database.commit("payment.standing", work)
