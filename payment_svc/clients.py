@@ -101,15 +101,17 @@ class ExecutorStream:
     async def run(self) -> None:
         """Keeps the stream up until cancelled."""
         backoff_s = FIRST_RECONNECT_S
+        again = False
         try:
             while True:
                 started = time.monotonic()
                 try:
-                    await self._stream()
+                    await self._stream(again=again)
                     log.info("executor_stream_ended", unanswered=len(self._asked))
                 except grpc.RpcError as error:
                     code = from_rpc_error(error).code.name
                     log.warning("executor_stream_broken", code=code, unanswered=len(self._asked))
+                again = True
                 if time.monotonic() - started > MAX_RECONNECT_S:
                     backoff_s = FIRST_RECONNECT_S
                 await asyncio.sleep(backoff_s)
@@ -132,14 +134,16 @@ class ExecutorStream:
                 log.warning("executor_silent", items=len(chunk))
                 self._to_send.put_nowait((0, chunk))
 
-    async def _stream(self) -> None:
+    async def _stream(self, *, again: bool) -> None:
+        """One stream until it ends; `again`: what is unanswered was asked before."""
         # All that is unanswered is sent first, so what was queued for the old stream is
         # sent with it, and whoever waits for an acknowledgement is let go.
         self._to_send = asyncio.Queue()
         self._let_go()
         unanswered = _chunks([asked.item for asked in self._asked.values()])
         # No deadline: it stands for as long as both sides live, which keepalive watches.
-        call = self._stub.Execute(self._requests(unanswered), wait_for_ready=True)
+        requests = self._requests(unanswered, again=again)
+        call = self._stub.Execute(requests, wait_for_ready=True)
         try:
             async for response in call:
                 self._take(response)
@@ -176,10 +180,12 @@ class ExecutorStream:
         self._acknowledged.clear()
 
     async def _requests(
-        self, unanswered: Sequence[Sequence[Item]]
+        self, unanswered: Sequence[Sequence[Item]], *, again: bool
     ) -> AsyncIterator[executor_pb.ExecuteRequest]:
         queue = self._to_send
         for items in unanswered:
+            for item in items if again else ():
+                log.info("order_asked_again", **item.ids, attempt=item.attempt)
             yield _execute_request(0, items)
         while (asked := await queue.get()) is not None:
             yield _execute_request(*asked)
