@@ -29,7 +29,7 @@ from executor_svc.domain import (
     Pending,
     Refused,
 )
-from mesh import money
+from mesh import ids, money
 from mesh.errors import MeshError, Reason, dependency_down
 from mesh.money import Money
 from mesh.status import from_rpc_error, from_status
@@ -140,6 +140,7 @@ class Psp:
                     idempotency_key=key,
                     operation_id=operation.operation_id.hex,
                     order_id=operation.order_id.hex,
+                    payment_id=operation.payment_id.hex,
                     payment_method=operation.payment_method,
                     amount=money_pb2.Money(
                         amount_minor=operation.amount_minor,
@@ -178,7 +179,7 @@ def _answer(told: pb.ChargeOutcome | pb.LookUpResult) -> Answer:
             return Captured(
                 Money(captured.amount.amount_minor, _text(captured.amount.currency_code)),
                 _text(captured.psp_reference),
-                _fee(captured.fee) if captured.HasField("fee") else None,
+                _fee(captured.fee, told) if captured.HasField("fee") else None,
             )
         case "declined":
             declined = told.declined
@@ -215,11 +216,11 @@ def _category(number: int) -> DeclineCategory:
         return DeclineCategory.GENERIC
 
 
-def _fee(fee: money_pb2.Money) -> Money | None:
+def _fee(fee: money_pb2.Money, told: pb.ChargeOutcome | pb.LookUpResult) -> Money | None:
     """A fee that can't be booked is left to the settlement file, which tells it again."""
     in_range = 0 <= fee.amount_minor <= money.MAX_AMOUNT_MINOR
     if not in_range or money.exponent(fee.currency_code) is None:
-        log.warning("psp_fee_left_out")
+        log.warning("psp_fee_left_out", psp_key=ids.shown(told.idempotency_key))
         return None
     return Money(fee.amount_minor, fee.currency_code)
 

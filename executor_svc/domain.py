@@ -186,6 +186,15 @@ class Operation(NamedTuple):
     payment_method: str
 
     @property
+    def ids(self) -> dict[str, str]:
+        """For lines in the log."""
+        return {
+            "payment_id": self.payment_id.hex,
+            "order_id": self.order_id.hex,
+            "operation_id": self.operation_id.hex,
+        }
+
+    @property
     def amount(self) -> Money:
         """How much is asked."""
         return Money(self.amount_minor, self.currency_code)
@@ -342,6 +351,14 @@ class Stored(NamedTuple):
     decline_code: str
     attention_reason: str
     change_time: datetime
+
+
+class Standing(NamedTuple):
+    """The operations in one state. oldest_s: since the first of them was sent, in seconds."""
+
+    state: State
+    operations: int
+    oldest_s: float
 
 
 _DEFINITE = frozenset({Outcome.CAPTURED, Outcome.DECLINED, Outcome.WRONG_AMOUNT})

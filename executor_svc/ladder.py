@@ -17,7 +17,8 @@ a connection nor a transaction.
 from __future__ import annotations
 
 import asyncio
-from collections.abc import Callable, Coroutine, Iterable, Sequence
+import time
+from collections.abc import Callable, Collection, Coroutine, Iterable, Sequence
 from contextlib import aclosing
 from dataclasses import dataclass
 from typing import Any
@@ -38,9 +39,11 @@ from executor_svc.domain import (
     Stored,
 )
 from executor_svc.operations import Found, Intent, MaySend, Resend, Unresolved, Write, Written
+from mesh import tracing
 from mesh.batching import MAX_LIST_ITEMS, Writer
 from mesh.db import CommitUnknown, Database, NotCommitted
 from mesh.errors import MeshError, Reason, outcome_unknown
+from mesh.tracing import Part
 
 log = structlog.get_logger()
 
@@ -108,6 +111,7 @@ class Ladder:
         try:
             capabilities = await self._psp.capabilities()
             send_by = _now() + capabilities.safe_s
+            started_ns = time.time_ns()
             results = await self._writer.write(
                 [Intent(run.operation, run.psp_key, capabilities.source) for run in runs],
                 durable=False,
@@ -124,6 +128,7 @@ class Ladder:
                 new.append(run)
             elif not self._settle(run, result):
                 waiting.append(run)
+        tell("intent", started_ns, new)
         self._look_up(waiting)
         self._send(new, send_by, first_call=True)
 
@@ -163,19 +168,23 @@ class Ladder:
         waiting = {run.psp_key.hex: run for run in runs}
         timeout_s = min(self._psp_deadline_s, send_by - _now())
         why = "no answer"
+        started_ns = time.time_ns()
         try:
             if timeout_s > 0:
                 items = [(run.psp_key.hex, run.operation) for run in runs]
                 async with aclosing(self._psp.charge(items, timeout_s)) as answers:
                     async for answered in answers:
-                        self._charged(answered, waiting, first_call=first_call)
+                        self._charged(answered, waiting, started_ns, first_call=first_call)
         except MeshError as error:
             why = error.code.name
         for run in waiting.values():
             run.note("charge", why)
+        tell("charge", started_ns, waiting.values(), why)
         self._look_up_soon(list(waiting.values()))
 
-    def _charged(self, answered: Answers, waiting: dict[str, Run], *, first_call: bool) -> None:
+    def _charged(
+        self, answered: Answers, waiting: dict[str, Run], started_ns: int, *, first_call: bool
+    ) -> None:
         found: list[tuple[Run, Finding]] = []
         uncertain: list[Run] = []
         for run, answer in _taken(answered, waiting):
@@ -185,6 +194,8 @@ class Ladder:
             else:
                 run.note("charge", domain.why_unknown(answer))
                 uncertain.append(run)
+        tell("charge", started_ns, [run for run, _ in found])
+        tell("charge", started_ns, uncertain, "no evidence")
         self._record(found)
         self._look_up_soon(uncertain)
 
@@ -206,17 +217,19 @@ class Ladder:
         """Asks the PSP by our keys. Without evidence the round ends, or sends once more."""
         waiting = {run.psp_key.hex: run for run in runs}
         why = "no answer"
+        started_ns = time.time_ns()
         try:
             async with aclosing(self._psp.look_up(list(waiting))) as answers:
                 async for answered in answers:
-                    self._looked_up(answered, waiting)
+                    self._looked_up(answered, waiting, started_ns)
         except MeshError as error:
             why = error.code.name
         for run in waiting.values():
             run.note("look-up", why)
+        tell("look-up", started_ns, waiting.values(), why)
         self._leave_unknown(list(waiting.values()), not_found=False)
 
-    def _looked_up(self, answered: Answers, waiting: dict[str, Run]) -> None:
+    def _looked_up(self, answered: Answers, waiting: dict[str, Run], started_ns: int) -> None:
         found: list[tuple[Run, Finding]] = []
         resend: list[Run] = []
         resent: list[Run] = []
@@ -231,6 +244,9 @@ class Ladder:
                 unanswered.append(run)
             else:
                 (resent if run.resent else resend).append(run)
+        tell("look-up", started_ns, [run for run, _ in found])
+        tell("look-up", started_ns, [*resend, *resent], "not found")
+        tell("look-up", started_ns, unanswered, "no evidence")
         self._record(found)
         if resend:
             self._spawn(self._resend(resend), resend)
@@ -249,6 +265,7 @@ class Ladder:
             self._leave_unknown(runs, not_found=True)
             return
         send_by = _now() + capabilities.safe_s
+        started_ns = time.time_ns()
         results = await self._writer.write(
             [Resend(run.operation, capabilities.safe_s, run.restart) for run in runs],
             durable=False,
@@ -258,9 +275,11 @@ class Ladder:
         for run, result in zip(runs, results, strict=True):
             run.resent = True
             if isinstance(result, MaySend):
+                log.info("operation_resent", **run.operation.ids, detail=run.detail)
                 clear.append(run)
             elif not self._settle(run, _sent_before(result)):
                 too_late.append(run)
+        tell("resend", started_ns, runs)
         self._leave_unknown(too_late, not_found=True)
         self._send(clear, send_by, first_call=False)
 
@@ -270,14 +289,16 @@ class Ladder:
 
     async def _store_found(self, found: list[tuple[Run, Finding]]) -> None:
         """Stores evidence, however long the database takes, and tells it."""
+        started_ns = time.time_ns()
         results = await self._writer.write(
             [Found(run.operation, finding, run.restart) for run, finding in found], durable=True
         )
+        tell("record", started_ns, [run for run, _ in found])
         for (run, finding), result in zip(found, results, strict=True):
             if isinstance(result, Stored) and domain.contradicts(result, finding):
                 log.error(
                     "psp_contradicts_itself",
-                    operation_id=run.operation.operation_id.hex,
+                    **run.operation.ids,
                     stored=result.state.name,
                     stored_reference=result.psp_reference,
                     told=finding.outcome.name,
@@ -292,10 +313,12 @@ class Ladder:
     async def _store_unknown(self, runs: list[Run], *, not_found: bool) -> None:
         """Ends the round without evidence. Not durable: a row that says SENT says the same."""
         safe_s = (await self._psp.capabilities()).safe_s
+        started_ns = time.time_ns()
         results = await self._writer.write(
             [Unresolved(run.operation, not_found, safe_s) for run in runs],
             durable=False,
         )
+        tell("record", started_ns, runs, "no evidence")
         for run, result in zip(runs, results, strict=True):
             self._end(run, _sent_before(result))
 
@@ -321,6 +344,15 @@ class Ladder:
             log.exception("runner_failed", operations=len(runs))
             for run in runs:
                 self._finish(run, MeshError(Reason.INTERNAL, "the executor failed; ask again"))
+
+
+def tell(step: str, started_ns: int, runs: Collection[Run], problem: str = "") -> None:
+    """The spans of a list that took a step, for whoever traces."""
+    spans = tracing.recorder()
+    if spans is not None and runs:
+        asked = [run.operation for run in runs]
+        parts = [Part(o.payment_id, o.order_id, o.operation_id, problem) for o in asked]
+        spans.handled(step, started_ns, parts)
 
 
 def _taken(answered: Answers, waiting: dict[str, Run]) -> list[tuple[Run, Answer]]:

@@ -8,7 +8,7 @@ import grpc
 from paymesh.executor.v1 import executor_service_pb2
 from paymesh.executor.v1.executor_service_pb2_grpc import add_ExecutorServiceServicer_to_server
 
-from executor_svc import operations
+from executor_svc import gauges, operations
 from executor_svc.clients import Psp
 from executor_svc.config import Settings
 from executor_svc.operations import Write, Written
@@ -61,6 +61,8 @@ def wire(
     )
     server = ExecutorServer(settings, ExecutorServicer(runner))
     serve_status(server, "executor", settings, database, runner.look)
+    server.measure(database, partial(gauges.read, database))
+    gauges.publish(runner.under_way, runner.oldest_s)
     return server, writer.run
 
 

@@ -14,7 +14,7 @@ import structlog
 from sqlalchemy.ext.asyncio import AsyncConnection
 
 from executor_svc import store
-from executor_svc.domain import FORGOTTEN, OVERDUE, UNKNOWN, Finding, Operation, Stored
+from executor_svc.domain import FORGOTTEN, OVERDUE, UNKNOWN, Finding, Operation, Standing, Stored
 from mesh.db import Database
 from mesh.errors import MeshError, Reason
 
@@ -132,6 +132,11 @@ async def find(database: Database, operation_ids: Sequence[UUID]) -> dict[UUID, 
     return await database.read("executor.find", work)
 
 
+async def unresolved(database: Database) -> list[Standing]:
+    """The operations without a definite outcome, by state. Errors: those of Database.read."""
+    return await database.read("executor.unresolved", store.read_unresolved)
+
+
 def _may_send(write: Write, inserted: set[UUID], resent: set[UUID]) -> bool:
     if isinstance(write, Intent):
         return write.operation.operation_id in inserted
@@ -145,5 +150,5 @@ def _without_evidence(write: Unresolved, overdue: set[UUID]) -> tuple[Operation,
 
 
 def _row_gone(write: Write) -> MeshError:
-    log.error("operation_gone", operation_id=write.operation.operation_id.hex)
+    log.error("operation_gone", **write.operation.ids)
     return MeshError(Reason.INTERNAL, "the operation is not stored any more")

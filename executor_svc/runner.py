@@ -8,6 +8,7 @@ at once: see docs/decisions/0003-executor-has-no-leases.md.
 from __future__ import annotations
 
 import asyncio
+import time
 from collections.abc import Sequence, Set
 from dataclasses import dataclass
 from datetime import timedelta
@@ -18,7 +19,7 @@ import structlog
 
 from executor_svc import domain
 from executor_svc.clients import Psp
-from executor_svc.domain import Operation, Stored
+from executor_svc.domain import Operation, State, Stored
 from executor_svc.ladder import Ladder, Run, conflict
 from executor_svc.operations import Write, Written
 from mesh import ids
@@ -46,7 +47,7 @@ class Listener(Protocol):
 
 @dataclass(slots=True, eq=False, kw_only=True)
 class _Run(Run):
-    """started: by the loop's clock. intended: see Ladder.begin."""
+    """started: by the monotonic clock. intended: see Ladder.begin."""
 
     started: float
     intended: asyncio.Future[None]
@@ -89,13 +90,14 @@ class Runner:
         told once for each operation, and once of the list itself.
         """
         loop = asyncio.get_running_loop()
-        started = loop.time()
+        started = time.monotonic()
         intended: asyncio.Future[None] = loop.create_future()
         awaited = {intended}
         runs: list[Run] = []
         for operation in asked:
             run = self._runs.get(operation.operation_id)
             if run is None and len(self._runs) >= MAX_RUNS:
+                log.warning("operation_refused", **operation.ids, reason=Reason.OVERLOADED.value)
                 listener.tell(operation.operation_id, _overloaded(), "")
             elif run is None:
                 run = _Run(
@@ -109,6 +111,12 @@ class Runner:
                 self._runs[operation.operation_id] = run
                 runs.append(run)
             elif fields := domain.differences(operation, run.operation):
+                log.warning(
+                    "operation_refused",
+                    **operation.ids,
+                    reason=Reason.OPERATION_CONFLICT.value,
+                    fields=fields,
+                )
                 listener.tell(operation.operation_id, conflict(fields), "")
             else:
                 run.restart |= operation.operation_id in restarts
@@ -123,7 +131,7 @@ class Runner:
         Told from memory. What is unknown and not under way is payment_svc's to tell, which
         owns every schedule; the states here have no index.
         """
-        now = asyncio.get_running_loop().time()
+        now = time.monotonic()
         late = [run for run in self._runs.values() if now - run.started >= age.total_seconds()]
         if not late:
             return Found()
@@ -139,6 +147,16 @@ class Runner:
         )
         return Found([attention])
 
+    def under_way(self) -> int:
+        """How many operations are under way."""
+        return len(self._runs)
+
+    def oldest_s(self) -> float:
+        """How long the oldest of them has been under way, in seconds; in any thread."""
+        # A copy at once, which no other thread can come between. They are in order of start.
+        oldest = next(iter(self._runs.copy().values()), None)
+        return 0.0 if oldest is None else time.monotonic() - oldest.started
+
     def _finish(self, finished: Run, result: Stored | MeshError) -> None:
         """Tells the listeners and logs. A run that is over already stays as it was told."""
         operation = finished.operation
@@ -148,13 +166,14 @@ class Runner:
         del self._runs[operation.operation_id]
         for listener in run.listeners:
             listener.tell(operation.operation_id, result, run.detail)
-        log.info(
+        # One that ended at its first answer is told by payment_svc, in one line for all.
+        is_plain = isinstance(result, Stored) and result.state is State.CAPTURED and not run.detail
+        (log.debug if is_plain else log.info)(
             "operation",
-            operation_id=operation.operation_id.hex,
-            order_id=operation.order_id.hex,
-            payment_id=operation.payment_id.hex,
+            **operation.ids,
             state=result.reason.value if isinstance(result, MeshError) else result.state.name,
-            ms=round((asyncio.get_running_loop().time() - run.started) * 1000, 1),
+            detail=run.detail,
+            ms=round((time.monotonic() - run.started) * 1000, 1),
         )
 
 

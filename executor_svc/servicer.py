@@ -8,6 +8,7 @@ from typing import Any
 from uuid import UUID
 
 import grpc
+import structlog
 from paymesh.common.v1 import money_pb2
 from paymesh.executor.v1 import executor_service_pb2 as pb
 from paymesh.executor.v1 import executor_service_pb2_grpc as pb_grpc
@@ -22,6 +23,8 @@ from mesh.errors import MeshError, Reason, Violation, validation_failed
 from mesh.money import Money
 from mesh.status import to_status
 from mesh.validation import check
+
+log = structlog.get_logger()
 
 Context = grpc.aio.ServicerContext[Any, Any]
 
@@ -84,6 +87,14 @@ class ExecutorServicer(pb_grpc.ExecutorServiceServicer):
         for item in request.operations:
             operation = _operation(item)
             if isinstance(operation, MeshError):
+                log.warning(
+                    "operation_refused",
+                    payment_id=ids.shown(item.payment_id),
+                    order_id=ids.shown(item.order_id),
+                    operation_id=ids.shown(item.operation_id),
+                    reason=operation.reason.value,
+                    fields=[violation.field for violation in operation.violations],
+                )
                 stream.refuse(item.operation_id[:_MAX_ID_CHARACTERS], operation)
             else:
                 operations.append(operation)

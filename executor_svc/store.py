@@ -28,6 +28,7 @@ from executor_svc.domain import (
     Operation,
     Outcome,
     Source,
+    Standing,
     State,
     Stored,
 )
@@ -95,6 +96,7 @@ SET state = x.state,
     decline_category = x.decline_category,
     decline_code = coalesce(x.decline_code, ''),
     attention_reason = coalesce(x.attention_reason, ''),
+    unresolved = x.state BETWEEN 2 AND 5,
     change_time = paymesh_now()
 FROM json_to_recordset(cast(:findings AS json)) AS x (
   operation_id uuid, state smallint, origins integer, evidence smallint, psp_reference text,
@@ -103,6 +105,15 @@ FROM json_to_recordset(cast(:findings AS json)) AS x (
 WHERE o.operation_id = x.operation_id AND (x.origins >> o.state) & 1 = 1
   AND (o.captured_minor IS NULL OR x.captured_minor IS NOT NULL)
 RETURNING o.operation_id, o.source, o.psp_reference, o.change_time
+""")
+
+# The state, too, because a process of an earlier release moves it and leaves the flag.
+_READ_UNRESOLVED = text("""
+SELECT o.state, count(*) AS operations,
+  extract(epoch FROM paymesh_now() - min(o.first_send_time))::float8 AS oldest_seconds
+FROM operation o
+WHERE o.unresolved AND o.state BETWEEN 2 AND 5
+GROUP BY o.state
 """)
 
 _RESENDABLE = sorted(RESENDABLE)
@@ -192,6 +203,14 @@ async def read_overdue(
         return set()
     rows = await connection.execute(_READ_OVERDUE, _with_seconds(operations))
     return set(rows.scalars())
+
+
+async def read_unresolved(connection: AsyncConnection) -> list[Standing]:
+    """The operations that have no definite outcome, counted by state."""
+    return [
+        Standing(State(row.state), row.operations, row.oldest_seconds)
+        for row in await connection.execute(_READ_UNRESOLVED)
+    ]
 
 
 async def record(

@@ -33,6 +33,7 @@ def wire(settings: Settings, database: Database) -> tuple[Server, Background]:
         NAME, partial(operations.post_events, database), max_items=MAX_CALLS_PER_COMMIT
     )
     server = Server(NAME, settings)
+    server.measure(database)
     add_LedgerServiceServicer_to_server(LedgerServicer(database), server.grpc)
     server.add(ledger_service_pb2.DESCRIPTOR.services_by_name["LedgerService"].full_name)
     add_LedgerPostingServiceServicer_to_server(LedgerPostingServicer(writer), server.grpc)

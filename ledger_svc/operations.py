@@ -76,7 +76,13 @@ def _answer(asked: tuple[Journal, ...], stored: tuple[Journal, ...]) -> Booked |
     fields = chart.differences(asked, stored)
     if not fields:
         return tuple(journal.journal_id for journal in stored)
-    log.warning("journal_conflict", journal_id=asked[0].journal_id.hex, fields=fields)
+    log.warning(
+        "journal_conflict",
+        order_id=asked[0].order_id.hex,
+        operation_id=asked[0].operation_id.hex,
+        journal_id=asked[0].journal_id.hex,
+        fields=fields,
+    )
     return MeshError(
         Reason.OPERATION_CONFLICT,
         "this operation and revision is booked with other entries",

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import time
 from datetime import UTC, datetime
 from typing import Any
 from uuid import UUID
@@ -19,7 +20,7 @@ from ledger_svc import chart, operations
 from ledger_svc.chart import CaptureEvent
 from ledger_svc.domain import Account, AccountKind, Entry, WrittenJournal
 from ledger_svc.operations import Booked
-from mesh import ids, money, paging
+from mesh import ids, money, paging, told
 from mesh.batching import Writer
 from mesh.clock import timestamp
 from mesh.db import CommitUnknown, Database, NotCommitted
@@ -98,17 +99,18 @@ class LedgerPostingServicer(ledger_posting_service_pb2_grpc.LedgerPostingService
         error = check(request)
         if error is not None:
             raise error
+        started_ns = time.time_ns()
         asked = [_event(item) for item in request.events]
         good = [event for event in asked if isinstance(event, CaptureEvent)]
         written = await self._writer.write(good, durable=False)
         if len(good) == len(asked):
             _raise_if_all_failed(written)
-        answers = iter(written)
+        rest = iter(written)
+        answers = [next(rest) if isinstance(e, CaptureEvent) else e for e in asked]
+        told.refused("event_refused", request.events, answers)
+        told.spans("post", started_ns, request.events, answers)
         return ledger_posting_service_pb2.PostEventsResponse(
-            results=[
-                _result(next(answers) if isinstance(event, CaptureEvent) else event)
-                for event in asked
-            ]
+            results=[_result(answer) for answer in answers]
         )
 
 

@@ -9,6 +9,7 @@ cost per item is the cost per list divided by its length.
 from __future__ import annotations
 
 import asyncio
+import time
 from collections import deque
 from collections.abc import Awaitable, Callable, Sequence
 from dataclasses import dataclass
@@ -18,6 +19,7 @@ import structlog
 
 from mesh.db import CommitFailed, CommitUnknown, NotCommitted
 from mesh.errors import MeshError, Reason, outcome_unknown
+from mesh.metrics import CommitCounts, StageCounts
 
 T = TypeVar("T")
 R = TypeVar("R")
@@ -56,7 +58,7 @@ class Stage(Generic[T]):
         weigh: Callable[[T], int] = lambda _: 0,
         max_weight: int = 0,
     ) -> None:
-        """`name` is for logs; `max_items` bounds one list, and so does `max_weight`.
+        """`name` is for logs and metrics; `max_items` bounds a list, and so does `max_weight`.
 
         A list has at least one item, whatever it weighs.
         """
@@ -70,6 +72,7 @@ class Stage(Generic[T]):
         self._waiting: deque[T] = deque()
         self._wake = asyncio.Event()
         self._under_way: set[asyncio.Task[None]] = set()
+        self._counts = StageCounts(name, self._waiting.__len__, self._under_way.__len__)
 
     def put(self, items: Sequence[T]) -> None:
         """Queues items; never blocks. Who needs a bound bounds what it accepts."""
@@ -121,11 +124,16 @@ class Stage(Generic[T]):
         return items
 
     async def _one(self, items: list[T]) -> None:
+        self._counts.taken(len(items))
+        started = time.perf_counter()
+        lost = True
         try:
             await self._handle(items)
+            lost = False
         except asyncio.CancelledError:
             task = asyncio.current_task()
             if task is not None and task.cancelling():
+                lost = False
                 raise
             log.exception("stage_interrupted", stage=self._name, items=len(items))
             self._lost(items)
@@ -133,6 +141,7 @@ class Stage(Generic[T]):
             log.exception("stage_failed", stage=self._name, items=len(items))
             self._lost(items)
         finally:
+            self._counts.ended(time.perf_counter() - started, lost=lost)
             self._slots.release()
 
 
@@ -159,13 +168,14 @@ class Writer(Generic[T, R]):
         max_items: int = MAX_LIST_ITEMS,
         weigh: Callable[[T], int] = lambda _: 1,
     ) -> None:
-        """`name` is for logs; `max_items` bounds the submissions in one commit.
+        """`name` is for logs and metrics; `max_items` bounds the submissions in one commit.
 
         A commit also takes no more than MAX_COMMIT_ITEMS of what `weigh` counts for an
         item, unless one submission alone has more: for items that are lists themselves.
         """
         self._name = name
         self._commit = commit
+        self._counts = CommitCounts(name)
         self._backoff_s = FIRST_BACKOFF_S
         self._stage: Stage[_Submission[T, R]] = Stage(
             name,
@@ -249,11 +259,7 @@ class Writer(Generic[T, R]):
     async def _isolating(self, items: list[T]) -> list[R | MeshError]:
         """One commit; where a row is refused, halves, until the bad item stands alone."""
         try:
-            results = list(await self._commit(items))
-            if len(results) != len(items):
-                # Never shifted: one's result must not be told to another.
-                raise ValueError(f"{len(results)} results for {len(items)} items")
-            return results
+            return await self._counted(items)
         except (NotCommitted, CommitUnknown):
             raise
         except CommitFailed as refused:
@@ -281,6 +287,29 @@ class Writer(Generic[T, R]):
         except NotCommitted as failed:
             # The first half may be stored, so of the whole list it is not known.
             raise CommitUnknown(failed.commit, failed) from failed
+
+    async def _counted(self, items: list[T]) -> list[R | MeshError]:
+        """One commit, and what came of it for the metrics."""
+        started = time.perf_counter()
+        result = "failed"
+        try:
+            results = list(await self._commit(items))
+            if len(results) != len(items):
+                # Never shifted: one's result must not be told to another.
+                raise ValueError(f"{len(results)} results for {len(items)} items")
+            result = "stored"
+            return results
+        except NotCommitted:
+            result = "not_stored"
+            raise
+        except (CommitUnknown, asyncio.CancelledError):
+            result = "unknown"
+            raise
+        except MeshError:
+            result = "refused"
+            raise
+        finally:
+            self._counts.ended(result, len(items), time.perf_counter() - started)
 
     def _fail(self, submissions: list[_Submission[T, R]]) -> None:
         error = outcome_unknown("it was stored")

@@ -9,7 +9,9 @@ that is down. Calls to the PSP are not retried: that belongs to the durable exec
 
 from __future__ import annotations
 
+import asyncio
 import json
+import time
 from collections.abc import Callable, Sequence
 from typing import Any
 
@@ -17,6 +19,7 @@ import grpc
 from grpc.aio import ClientCallDetails, Metadata
 
 from mesh import deadline
+from mesh.metrics import Calls
 
 MAX_MESSAGE_BYTES = 4 * 1024 * 1024
 DEFAULT_TIMEOUT_S = 5.0
@@ -93,9 +96,37 @@ def _deadlines(default_timeout_s: float) -> Sequence[grpc.aio.ClientInterceptor]
 _Change = Callable[[ClientCallDetails], ClientCallDetails]
 
 
+class _Counts:
+    """Counts calls out. One is a list, so what a count costs is shared by its items."""
+
+    def __init__(self, *, streams_out: bool) -> None:
+        self._streams_out = streams_out
+        self._calls: dict[str, Calls] = {}
+        self._watching: set[asyncio.Task[None]] = set()
+
+    def watch(self, method: str | bytes, call: Any) -> None:
+        """Counts the call when it ends."""
+        task = asyncio.create_task(self._ended(_name(method), call, time.perf_counter()))
+        self._watching.add(task)  # the loop itself holds tasks weakly
+        task.add_done_callback(self._watching.discard)
+
+    async def _ended(self, method: str, call: Any, started: float) -> None:
+        code = await call.code()
+        calls = self._calls.get(method)
+        if calls is None:
+            calls = Calls.of_client(method, streams_out=self._streams_out)
+            self._calls[method] = calls
+        calls.ended(code.name, time.perf_counter() - started)
+
+
+def _name(method: str | bytes) -> str:
+    return (method.decode() if isinstance(method, bytes) else method).lstrip("/")
+
+
 class _UnaryUnary(grpc.aio.UnaryUnaryClientInterceptor):
     def __init__(self, change: _Change) -> None:
         self._change = change
+        self._counts = _Counts(streams_out=False)
 
     async def intercept_unary_unary(
         self,
@@ -103,12 +134,15 @@ class _UnaryUnary(grpc.aio.UnaryUnaryClientInterceptor):
         client_call_details: ClientCallDetails,
         request: Any,
     ) -> Any:
-        return await continuation(self._change(client_call_details), request)
+        call = await continuation(self._change(client_call_details), request)
+        self._counts.watch(client_call_details.method, call)
+        return call
 
 
 class _UnaryStream(grpc.aio.UnaryStreamClientInterceptor):
     def __init__(self, change: _Change) -> None:
         self._change = change
+        self._counts = _Counts(streams_out=True)
 
     async def intercept_unary_stream(
         self,
@@ -116,4 +150,6 @@ class _UnaryStream(grpc.aio.UnaryStreamClientInterceptor):
         client_call_details: ClientCallDetails,
         request: Any,
     ) -> Any:
-        return await continuation(self._change(client_call_details), request)
+        call = await continuation(self._change(client_call_details), request)
+        self._counts.watch(client_call_details.method, call)
+        return call

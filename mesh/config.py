@@ -10,6 +10,7 @@ from __future__ import annotations
 
 import os
 import sys
+from pathlib import Path
 from typing import Annotated, Any, Literal, TypeVar
 
 from pydantic import Field, ValidationError, field_validator
@@ -49,6 +50,15 @@ class ServiceSettings(BaseSettings):
     costs some tens of kilobytes, so this bounds memory, not load."""
     drain_s: float = Field(default=10.0, ge=0, le=600)
     """How long a stopping server waits for its calls."""
+    metrics_port: Port = 0
+    """Where Prometheus reads the metrics, by HTTP on the same host; 0 is nowhere."""
+    gauges_interval_ms: int = Field(default=5_000, ge=100, le=600_000)
+    """How often the numbers that only the database knows are read for the metrics."""
+    traces_file: Path | None = None
+    """The file that spans are appended to (OTLP, a JSON object a line), of this process
+    alone; none by default, and then tracing costs nothing."""
+    traces_ratio: float = Field(default=1.0, ge=0, le=1, allow_inf_nan=False)
+    """The share of payments that are traced, the same ones in every service."""
     replicas: str = Field(default="", pattern=r"^([a-z_]+=[1-9][0-9]?(,|$))*$")
     """How many processes of each service were started with this one, `payment=2,wallet=1`:
     told to operators, who else would not miss one that is down."""

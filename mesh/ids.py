@@ -22,6 +22,8 @@ _DERIVATION = b"paymesh/1"
 
 _UUID7 = re.compile(r"[0-9a-f]{8}-[0-9a-f]{4}-7[0-9a-f]{3}-[89ab][0-9a-f]{3}-[0-9a-f]{12}")
 
+_ID = re.compile(r"[0-9a-f]{32}")
+
 _LEAD_BITS = 48
 _HASH_BITS = 74
 _LOW_BITS = 62  # of the 74, those after the variant
@@ -76,6 +78,11 @@ def parse(text: str) -> UUID:
     if value.hex != text:
         raise ValueError("an id is 32 lower-case hex digits")
     return value
+
+
+def shown(text: str) -> str:
+    """The text for a line in a log if it is an id; what is none may be anything, and is not."""
+    return text if _ID.fullmatch(text) else ""
 
 
 def _lead(parent: UUID) -> int:

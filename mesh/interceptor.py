@@ -22,6 +22,7 @@ from google.protobuf.message import DecodeError
 from mesh import deadline
 from mesh.cards import refuse_card_numbers
 from mesh.errors import MeshError, Reason, Violation, validation_failed
+from mesh.metrics import Calls
 from mesh.status import abort
 from mesh.validation import check, check_size
 
@@ -118,6 +119,9 @@ class _Method:
         self._streams_requests = handler.request_streaming
         self._limit = limit
         self._validate = validate
+        self._calls = Calls.of_server(
+            name, streams_in=handler.request_streaming, streams_out=handler.response_streaming
+        )
 
     def parse(self, raw: bytes) -> Any:
         """The request that the bytes are."""
@@ -135,15 +139,16 @@ class _Method:
 
         async def guarded(request: Any, context: Context) -> Any:
             started = time.perf_counter()
+            self._calls.started()
             try:
                 with self._limit:
                     response = self._serialize(
                         await handler(self._prepare(request, context), context)
                     )
             except BaseException as error:
-                await _fail(self._name, context, error, started)
+                await self._fail(context, error, started)
                 raise  # only what _fail did not turn into an abort
-            log.debug("call", method=self._name, code="OK", ms=_elapsed_ms(started))
+            self._succeeded(started)
             return response
 
         return guarded
@@ -155,6 +160,7 @@ class _Method:
 
         async def guarded(request: Any, context: Context) -> AsyncGenerator[Any, None]:
             started = time.perf_counter()
+            self._calls.started()
             try:
                 with self._limit:
                     # Closed here and now: left to the garbage collector, what a servicer
@@ -165,12 +171,12 @@ class _Method:
                         async for response in responses:
                             yield self._serialize(response)
             except GeneratorExit:
-                _cancelled(self._name, started)
+                self._cancelled(started)
                 raise
             except BaseException as error:
-                await _fail(self._name, context, error, started)
+                await self._fail(context, error, started)
                 raise
-            log.debug("call", method=self._name, code="OK", ms=_elapsed_ms(started))
+            self._succeeded(started)
 
         return guarded
 
@@ -190,75 +196,74 @@ class _Method:
                 return message
         raise error
 
+    def _succeeded(self, started: float) -> None:
+        log.debug("call", method=self._name, code="OK", ms=self._ended("OK", started))
 
-async def _fail(method: str, context: Context, error: BaseException, started: float) -> None:
-    """Ends the call with a typed error; returns only if the error must pass as it is."""
-    if isinstance(error, grpc.aio.AbortError):
-        # The servicer ended the call itself, or something that it called.
-        refused = context.code()
-        log.info(
-            "call_refused",
-            method=method,
-            code=getattr(refused, "name", str(refused)),
-            reason="",
-            ms=_elapsed_ms(started),
-        )
-        return
-    if isinstance(error, asyncio.CancelledError):
-        task = asyncio.current_task()
-        if task is not None and task.cancelling():
-            _cancelled(method, started)
+    async def _fail(self, context: Context, error: BaseException, started: float) -> None:
+        """Ends the call with a typed error; returns only if the error must pass as it is."""
+        if isinstance(error, grpc.aio.AbortError):
+            # The servicer ended the call itself, or something that it called.
+            refused = context.code()
+            code = getattr(refused, "name", str(refused))
+            ms = self._ended(code, started)
+            log.info("call_refused", method=self._name, code=code, reason="", ms=ms)
             return
-        # An inner task was cancelled, not the call: unanswered, the client would hang.
-        error = MeshError(Reason.OUTCOME_UNKNOWN, "the work was interrupted; call again")
-    if not isinstance(error, Exception):
-        return
-    if not isinstance(error, MeshError) or _is_unlogged_bug(error):
-        await abort(context, crashed(method, error, started))
-    peer_code = ""
-    if not error.reason:
-        # A call on behalf of this one ended without a clear answer, and so does this one.
-        peer_code = error.code.name
-        error = MeshError(
-            Reason.OUTCOME_UNKNOWN, "a part of the work has no clear outcome; call again"
-        )
-    _refused(method, error, started, peer_code)
-    await abort(context, error)
+        if isinstance(error, asyncio.CancelledError):
+            task = asyncio.current_task()
+            if task is not None and task.cancelling():
+                self._cancelled(started)
+                return
+            # An inner task was cancelled, not the call: unanswered, the client would hang.
+            error = MeshError(Reason.OUTCOME_UNKNOWN, "the work was interrupted; call again")
+        if not isinstance(error, Exception):
+            self._ended("UNKNOWN", started)
+            return
+        if not isinstance(error, MeshError) or _is_unlogged_bug(error):
+            await abort(context, crashed(self._name, error, self._ended("INTERNAL", started)))
+        peer_code = ""
+        if not error.reason:
+            # A call on behalf of this one ended without a clear answer, and so does this one.
+            peer_code = error.code.name
+            error = MeshError(
+                Reason.OUTCOME_UNKNOWN, "a part of the work has no clear outcome; call again"
+            )
+        self._refused(error, started, peer_code)
+        await abort(context, error)
+
+    def _refused(self, error: MeshError, started: float, peer_code: str) -> None:
+        facts: dict[str, object] = {"reason": error.reason.value}
+        if error.violations:
+            facts["fields"] = [v.field for v in error.violations[:_MAX_LOGGED_FIELDS]]
+        if peer_code:
+            facts["peer_code"] = peer_code
+        code = error.code.name
+        ms = self._ended(code, started)
+        log.info("call_refused", method=self._name, code=code, **facts, ms=ms)
+
+    def _cancelled(self, started: float) -> None:
+        """The client has gone, or its time is up."""
+        log.info("call_cancelled", method=self._name, ms=self._ended("CANCELLED", started))
+
+    def _ended(self, code: str, started: float) -> float:
+        """Counts the call; answers how long it took, in milliseconds."""
+        seconds = time.perf_counter() - started
+        self._calls.ended(code, seconds)
+        return round(seconds * 1000, 1)
 
 
 def _is_unlogged_bug(error: MeshError) -> bool:
     return error.reason is Reason.INTERNAL and "error_id" not in error.metadata
 
 
-def crashed(method: str, error: Exception, started: float) -> MeshError:
-    """The answer to a bug: where to find it in the log, and nothing of what it is."""
+def crashed(method: str, error: Exception, ms: float) -> MeshError:
+    """The answer to a bug: where to find it in the log, and nothing of what it is.
+
+    ms: how long the work took.
+    """
     error_id = uuid.uuid4().hex
     log.error(
-        "call_crashed",
-        method=method,
-        code="INTERNAL",
-        error_id=error_id,
-        ms=_elapsed_ms(started),
-        exc_info=error,
+        "call_crashed", method=method, code="INTERNAL", error_id=error_id, ms=ms, exc_info=error
     )
     return MeshError(
         Reason.INTERNAL, f"an internal error, logged as {error_id}", {"error_id": error_id}
     )
-
-
-def _refused(method: str, error: MeshError, started: float, peer_code: str) -> None:
-    facts: dict[str, object] = {"reason": error.reason.value}
-    if error.violations:
-        facts["fields"] = [v.field for v in error.violations[:_MAX_LOGGED_FIELDS]]
-    if peer_code:
-        facts["peer_code"] = peer_code
-    log.info("call_refused", method=method, code=error.code.name, **facts, ms=_elapsed_ms(started))
-
-
-def _cancelled(method: str, started: float) -> None:
-    """The client has gone, or its time is up."""
-    log.info("call_cancelled", method=method, ms=_elapsed_ms(started))
-
-
-def _elapsed_ms(started: float) -> float:
-    return round((time.perf_counter() - started) * 1000, 1)

@@ -16,6 +16,7 @@ import gc
 import signal
 import sys
 from collections.abc import Awaitable, Callable, Coroutine
+from pathlib import Path
 from typing import Any
 
 import grpc
@@ -24,10 +25,13 @@ from grpc_health.v1 import health_pb2, health_pb2_grpc
 from grpc_health.v1.health import aio as health
 from grpc_reflection.v1alpha import reflection_pb2_grpc
 
-from mesh import logs
+from mesh import logs, tracing
 from mesh.channel import MAX_MESSAGE_BYTES
 from mesh.config import ServiceSettings
+from mesh.db import Database
+from mesh.gauges import DatabaseGauges, Read
 from mesh.interceptor import ServiceInterceptor
+from mesh.metrics import Endpoint
 from mesh.reflection import Reflection
 
 log = structlog.get_logger()
@@ -62,6 +66,9 @@ class Server:
         self._internal: set[str] = set()
         self._services = [health_pb2.DESCRIPTOR.services_by_name["Health"].full_name]
         self._health = health.HealthServicer()
+        self._gauges: DatabaseGauges | None = None
+        self._metrics: Endpoint | None = None
+        self._reading: asyncio.Task[None] | None = None
         max_calls = settings.max_concurrent_calls
         # gRPC's own limits lie above ours, because they refuse without a reason.
         transport_calls = 2 * max_calls + _SPARE_CALLS
@@ -89,17 +96,32 @@ class Server:
         if internal:
             self._internal.add(service)
 
+    def measure(self, database: Database, read: Read | None = None) -> None:
+        """Names the database whose numbers are metrics, if there is a port for them.
+
+        See DatabaseGauges.
+        """
+        self._gauges = DatabaseGauges(
+            database, read, interval_s=self._settings.gauges_interval_ms / 1000
+        )
+
     async def start(self) -> None:
-        """Binds the port and serves. Errors: CannotStartError when the port is in use."""
+        """Binds the ports and serves. Errors: CannotStartError when one is in use."""
         health_pb2_grpc.add_HealthServicer_to_server(self._health, self.grpc)
         reflection_pb2_grpc.add_ServerReflectionServicer_to_server(  # type: ignore[no-untyped-call]
             Reflection([*self._services, "grpc.reflection.v1alpha.ServerReflection"]), self.grpc
         )
         host = self._settings.host
         address = f"{f'[{host}]' if ':' in host else host}:{self._settings.port}"
+        # Before gRPC's own port, which can't be given back.
+        if self._settings.traces_file is not None:
+            self._open_traces(self._settings.traces_file)
+        if self._settings.metrics_port:
+            self._open_metrics()
         try:
             self.port = self.grpc.add_insecure_port(address)
         except RuntimeError as error:
+            self._close_metrics()
             raise CannotStartError(
                 f"{self._name} can't listen on {address}: the port is in use or not allowed"
             ) from error
@@ -111,6 +133,35 @@ class Server:
         """Says NOT_SERVING, takes no new calls, and waits for those under way."""
         await self._health.enter_graceful_shutdown()
         await self.grpc.stop(self._settings.drain_s)
+        self._close_metrics()
+
+    def _close_metrics(self) -> None:
+        if self._reading is not None:
+            self._reading.cancel()
+        if self._metrics is not None:
+            self._metrics.close()
+            self._metrics = None
+
+    def _open_metrics(self) -> None:
+        host, port = self._settings.host, self._settings.metrics_port
+        try:
+            self._metrics = Endpoint(self._name, host, port)
+        except OSError as error:
+            raise CannotStartError(
+                f"{self._name} can't serve its metrics on {host} port {port}: the port is in use"
+                " or not allowed"
+            ) from error
+        if self._gauges is not None:
+            self._gauges.publish()
+            self._reading = asyncio.ensure_future(self._gauges.run())
+
+    def _open_traces(self, path: Path) -> None:
+        try:
+            tracing.start(self._name, path, self._settings.traces_ratio)
+        except OSError as error:
+            raise CannotStartError(
+                f"{self._name} can't write its traces to {path}: {error.strerror}"
+            ) from error
 
     async def run(self, *background: Background) -> None:
         """Serves until SIGTERM or SIGINT, then drains.
@@ -166,6 +217,8 @@ def main(service: str, level: str, run: Callable[[], Coroutine[Any, Any, None]])
     except Exception:
         log.exception("crashed")
         sys.exit(EXIT_CRASHED)
+    finally:
+        tracing.stop()
 
 
 def _tune_garbage_collection() -> None:

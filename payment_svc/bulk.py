@@ -113,7 +113,9 @@ class Bulk:
                 answer.ClearField("request_id")
             answer.error.CopyFrom(to_status(refused))
         except Exception as error:  # noqa: BLE001  (logged with its id, which is answered)
-            answer.error.CopyFrom(to_status(crashed(METHOD, error, started)))
+            answer.error.CopyFrom(
+                to_status(crashed(METHOD, error, round((time.perf_counter() - started) * 1000, 1)))
+            )
         self._answers.append(answer)
 
 

@@ -74,6 +74,10 @@ class ExecutorStream:
         self._last_list_id = 0
         self._to_send: asyncio.Queue[tuple[int, Sequence[Item]] | None] = asyncio.Queue()
 
+    def unanswered(self) -> int:
+        """How many operations were sent and not answered."""
+        return len(self._asked)
+
     async def execute(self, items: Sequence[Item]) -> None:
         """Sends a list; returns when its intents are committed, or the stream broke.
 
@@ -97,15 +101,17 @@ class ExecutorStream:
     async def run(self) -> None:
         """Keeps the stream up until cancelled."""
         backoff_s = FIRST_RECONNECT_S
+        again = False
         try:
             while True:
                 started = time.monotonic()
                 try:
-                    await self._stream()
+                    await self._stream(again=again)
                     log.info("executor_stream_ended", unanswered=len(self._asked))
                 except grpc.RpcError as error:
                     code = from_rpc_error(error).code.name
                     log.warning("executor_stream_broken", code=code, unanswered=len(self._asked))
+                again = True
                 if time.monotonic() - started > MAX_RECONNECT_S:
                     backoff_s = FIRST_RECONNECT_S
                 await asyncio.sleep(backoff_s)
@@ -123,18 +129,21 @@ class ExecutorStream:
             late = [a for a in self._asked.values() if now - a.sent > self._item_timeout_s]
             for asked in late:
                 asked.sent = now
+                log.warning("order_asked_again", **asked.item.ids, attempt=asked.item.attempt)
             for chunk in _chunks([asked.item for asked in late]):
                 log.warning("executor_silent", items=len(chunk))
                 self._to_send.put_nowait((0, chunk))
 
-    async def _stream(self) -> None:
+    async def _stream(self, *, again: bool) -> None:
+        """One stream until it ends; `again`: what is unanswered was asked before."""
         # All that is unanswered is sent first, so what was queued for the old stream is
         # sent with it, and whoever waits for an acknowledgement is let go.
         self._to_send = asyncio.Queue()
         self._let_go()
         unanswered = _chunks([asked.item for asked in self._asked.values()])
         # No deadline: it stands for as long as both sides live, which keepalive watches.
-        call = self._stub.Execute(self._requests(unanswered), wait_for_ready=True)
+        requests = self._requests(unanswered, again=again)
+        call = self._stub.Execute(requests, wait_for_ready=True)
         try:
             async for response in call:
                 self._take(response)
@@ -162,7 +171,7 @@ class ExecutorStream:
             return asked.item, _outcome(asked.item, outcome)
         except ValueError:
             # What a newer executor says, for example: asked again until one of us is changed.
-            log.exception("executor_not_understood", operation_id=outcome.operation_id)
+            log.exception("executor_not_understood", **asked.item.ids)
             return asked.item, Delayed("the executor's answer is not understood")
 
     def _let_go(self) -> None:
@@ -171,10 +180,12 @@ class ExecutorStream:
         self._acknowledged.clear()
 
     async def _requests(
-        self, unanswered: Sequence[Sequence[Item]]
+        self, unanswered: Sequence[Sequence[Item]], *, again: bool
     ) -> AsyncIterator[executor_pb.ExecuteRequest]:
         queue = self._to_send
         for items in unanswered:
+            for item in items if again else ():
+                log.info("order_asked_again", **item.ids, attempt=item.attempt)
             yield _execute_request(0, items)
         while (asked := await queue.get()) is not None:
             yield _execute_request(*asked)
@@ -205,6 +216,7 @@ class WalletClient:
                     seller_id=item.seller_id,
                     order_id=item.order_id.hex,
                     amount=_money(item.amount_minor - item.commission_minor, item.currency_code),
+                    payment_id=item.payment_id.hex,
                 )
                 for item in items
             ]
@@ -358,5 +370,8 @@ def _event(capture: Capture) -> ledger_pb.LedgerEvent:
     if outcome.fee is not None:
         event.fee.CopyFrom(_money(outcome.fee.amount_minor, outcome.fee.currency_code))
     return ledger_pb.LedgerEvent(
-        operation_id=item.operation_id.hex, order_id=item.order_id.hex, capture=event
+        operation_id=item.operation_id.hex,
+        order_id=item.order_id.hex,
+        capture=event,
+        payment_id=item.payment_id.hex,
     )

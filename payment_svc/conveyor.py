@@ -11,15 +11,17 @@ from __future__ import annotations
 
 import asyncio
 import time
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import replace
 from uuid import UUID
 
 import structlog
 
+from mesh import tracing
 from mesh.batching import Stage
 from mesh.db import BadData
 from mesh.errors import MeshError
+from mesh.tracing import Part
 from payment_svc.clients import Applied, Capture, ExecutorStream, LedgerClient, WalletClient
 from payment_svc.domain import (
     Captured,
@@ -101,7 +103,11 @@ class Conveyor:
         """Takes what the executor says. Only what was captured has to be booked first."""
         captured: list[tuple[Item, Captured]] = []
         rest: list[Progress] = []
+        spans = tracing.recorder()
         for item, outcome in outcomes:
+            if spans is not None:
+                problem = "" if isinstance(outcome, Captured) else type(outcome).__name__
+                spans.step("execute", self._carried_s(item), _part(item, problem))
             if isinstance(outcome, Captured):
                 captured.append((item, outcome))
             else:
@@ -131,11 +137,16 @@ class Conveyor:
 
         Another item of the same operation, which took its place, stays.
         """
+        seconds = self._carried_s(item)
+        if seconds:
+            del self._items[item.operation_id]
+        return seconds
+
+    def _carried_s(self, item: Item) -> float:
+        """For how many seconds; 0 if it is not carried, or another of the same operation is."""
         carried, since = self._items.get(item.operation_id, (None, 0.0))
-        if carried is not item:
-            return 0.0
-        del self._items[item.operation_id]
-        return time.monotonic() - since
+        # At least what the clock can tell, so that 0 says one thing only.
+        return max(time.monotonic() - since, 1e-9) if carried is item else 0.0
 
     async def run(self) -> None:
         """Runs until cancelled."""
@@ -145,16 +156,20 @@ class Conveyor:
         """Wallet, then ledger; then it is finished."""
         problems: dict[UUID, MeshError] = {}
         credited: list[Capture] = []
+        started_ns = time.time_ns()
         applied = await self._wallet.credit([item for item, _ in captured])
         for (item, outcome), answer in zip(captured, applied, strict=True):
             if isinstance(answer, Applied):
                 credited.append(Capture(item, outcome, answer))
             else:
                 problems[item.operation_id] = answer
+        _tell("credit", started_ns, [item for item, _ in captured], problems)
+        started_ns = time.time_ns()
         booked = await self._ledger.book(credited) if credited else []
         for capture, problem in zip(credited, booked, strict=True):
             if problem is not None:
                 problems[capture.item.operation_id] = problem
+        _tell("book", started_ns, [capture.item for capture in credited], problems)
         self._finish(
             [self._progress(item, out, problems.get(item.operation_id)) for item, out in captured]
         )
@@ -170,7 +185,7 @@ class Conveyor:
         try:
             return self._judged(item, outcome, problem)
         except Exception:
-            log.exception("item_failed", order_id=item.order_id.hex)
+            log.exception("item_failed", **item.ids)
             return self._judged(item, Delayed("a bug, see the log"), None)
 
     def _judged(self, item: Item, outcome: Outcome, problem: MeshError | None) -> Progress:
@@ -180,8 +195,7 @@ class Conveyor:
         if problem is not None or isinstance(outcome, Delayed):
             log.warning(
                 "order_delayed" if retry_after_s is not None else "order_refused",
-                payment_id=item.payment_id.hex,
-                order_id=item.order_id.hex,
+                **item.ids,
                 cause=str(problem or outcome),
                 retry_after_s=retry_after_s,
             )
@@ -200,6 +214,21 @@ class Conveyor:
             retry_after_s=retry_after_s,
             delayed=result in (Result.CAPTURED, Result.DELAYED),
         )
+
+
+def _tell(
+    step: str, started_ns: int, items: Sequence[Item], problems: Mapping[UUID, MeshError]
+) -> None:
+    """The spans of a list that was credited or booked."""
+    spans = tracing.recorder()
+    if spans is not None and items:
+        told = {operation_id: problem.reason.value for operation_id, problem in problems.items()}
+        parts = [_part(item, told.get(item.operation_id, "")) for item in items]
+        spans.handled(step, started_ns, parts)
+
+
+def _part(item: Item, problem: str) -> Part:
+    return Part(item.payment_id, item.order_id, item.operation_id, problem)
 
 
 def _result(

@@ -357,6 +357,15 @@ class Item:
     restart: bool = False
     """Whether an operator asked for this trip: from the first rung, though it is parked."""
 
+    @property
+    def ids(self) -> dict[str, str]:
+        """For lines in the log."""
+        return {
+            "payment_id": self.payment_id.hex,
+            "order_id": self.order_id.hex,
+            "operation_id": self.operation_id.hex,
+        }
+
 
 @dataclass(frozen=True, slots=True)
 class Progress:

@@ -7,15 +7,18 @@ on the conveyor even if its caller has gone.
 from __future__ import annotations
 
 import asyncio
+import time
 from collections.abc import Sequence
 from uuid import UUID
 
 import structlog
 
+from mesh import tracing
 from mesh.batching import Writer
 from mesh.db import BadData, Database, NotCommitted
 from mesh.errors import MeshError, Reason
-from payment_svc import operations
+from mesh.tracing import Part
+from payment_svc import gauges, operations
 from payment_svc.conveyor import Conveyor
 from payment_svc.domain import NewPayment, OrderState, Progress, items_of
 from payment_svc.operations import Accepted, Recorded, Written
@@ -127,7 +130,7 @@ class Intake:
         refused: list[Progress] = []
         for asked, answer in await self._failures(progress):
             if isinstance(answer, BadData):
-                log.error("progress_refused", **_ids(asked), cause=str(answer))
+                log.error("progress_refused", **asked.item.ids, cause=str(answer))
                 refused.append(self._conveyor.refused(asked, answer))
             else:
                 self._lose(asked, answer)
@@ -142,14 +145,17 @@ class Intake:
 
     def _lose(self, progress: Progress, cause: MeshError) -> None:
         """Drops what could not be written. Recovery finds the item and drives it again."""
-        log.error("progress_lost", **_ids(progress), cause=str(cause))
+        log.error("progress_lost", **progress.item.ids, cause=str(cause))
         self._conveyor.forget(progress.item)
         self._waiting.lost(progress.item.payment_id)
 
     async def _commit(self, items: list[NewPayment | Progress]) -> Sequence[Written]:
         epoch = self._lease.epoch
+        started_ns = time.time_ns()
         try:
-            return self._written(await operations.write(self._database, items, epoch), epoch)
+            written = await operations.write(self._database, items, epoch)
+            _tell(written, started_ns)
+            return self._written(written, epoch)
         except (NotCommitted, BadData):
             raise
         except Exception:
@@ -158,13 +164,19 @@ class Intake:
             raise
 
     def _written(self, written: list[Written], epoch: int) -> list[Written]:
+        accepted = 0
+        trips: list[OrderState] = []
         for answer in written:
             if isinstance(answer, Accepted) and answer.create_time is not None:
+                accepted += 1
                 self._free(answer.payment.payment_id)
                 self._waiting.carry(answer.payment, answer.create_time)
                 self._conveyor.put(items_of(answer.payment, epoch))
             elif isinstance(answer, Recorded):
+                if answer.owned:
+                    trips.append(answer.progress.state)
                 self._finished(answer)
+        gauges.count_commit(accepted, trips)
         return written
 
     def _finished(self, answer: Recorded) -> None:
@@ -172,12 +184,13 @@ class Intake:
         seconds = self._conveyor.forget(item)
         if answer.update_time is None:
             # Taken over, or written by a commit whose answer was lost.
-            log.info("order_not_ours", **_ids(progress), epoch=item.epoch)
+            log.info("order_not_ours", **progress.item.ids, epoch=item.epoch)
             self._waiting.lost(item.payment_id)
             return
+        _tell_order(progress, seconds)
         log.info(
             "order_parked" if progress.state is OrderState.PARKED else "order",
-            **_ids(progress),
+            **progress.item.ids,
             state=progress.state.name,
             psp_reference=progress.psp_reference,
             attempt=item.attempt,
@@ -192,14 +205,37 @@ class Intake:
             self._waiting.rested(progress, answer.update_time)
 
 
+def _tell(written: Sequence[Written], started_ns: int) -> None:
+    """The spans of a commit: what was accepted and what was finished by it."""
+    spans = tracing.recorder()
+    if spans is None:
+        return
+    new = [a.payment.payment_id for a in written if isinstance(a, Accepted) and a.new]
+    spans.handled("accept", started_ns, map(Part, new))
+    recorded = [a.progress.item for a in written if isinstance(a, Recorded) and a.owned]
+    parts = [Part(item.payment_id, item.order_id, item.operation_id) for item in recorded]
+    spans.handled("finish", started_ns, parts)
+
+
+def _tell_order(progress: Progress, seconds: float) -> None:
+    """The span of a trip."""
+    spans = tracing.recorder()
+    if spans is None:
+        return
+    item = progress.item
+    problem = "" if progress.state is OrderState.SUCCEEDED else progress.state.name
+    spans.order(
+        Part(item.payment_id, item.order_id, item.operation_id, problem),
+        seconds,
+        first=not item.attempt,
+        attributes={
+            "paymesh.state": progress.state.name,
+            "paymesh.attempt": item.attempt,
+            "paymesh.psp_reference": progress.psp_reference or "",
+            "paymesh.attention_reason": progress.attention_reason or "",
+        },
+    )
+
+
 def _orders(item: NewPayment | Progress) -> int:
     return len(item.orders) if isinstance(item, NewPayment) else 1
-
-
-def _ids(progress: Progress) -> dict[str, str]:
-    item = progress.item
-    return {
-        "payment_id": item.payment_id.hex,
-        "order_id": item.order_id.hex,
-        "operation_id": item.operation_id.hex,
-    }

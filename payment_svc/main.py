@@ -21,6 +21,7 @@ from mesh.db import Database
 from mesh.server import Background, Server
 from mesh.start import require_database
 from mesh.status_service import process_name, serve_status
+from payment_svc import gauges
 from payment_svc.attention import look
 from payment_svc.clients import ExecutorStream, LedgerClient, WalletClient
 from payment_svc.config import Settings
@@ -138,6 +139,8 @@ def wire(settings: Settings, database: Database) -> Wired:
     )
     server = PaymentServer(settings, waiting, servicer)
     serve_status(server, "payment", settings, database, partial(look, database))
+    server.measure(database, partial(gauges.read, database, lease))
+    gauges.publish(conveyor, executor, waiting)
     return Wired(
         server,
         (

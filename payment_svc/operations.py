@@ -21,7 +21,7 @@ from payment_svc.domain import (
     differences,
     request_id_reused,
 )
-from payment_svc.views import Payment
+from payment_svc.views import Payment, Replicas, Standing
 
 
 @dataclass(frozen=True, slots=True)
@@ -235,3 +235,14 @@ async def list_payments(
         return [found[row.payment_id] for row in rows]
 
     return await database.read("payment.list_payments", work)
+
+
+async def standing(database: Database, epoch: int) -> tuple[list[Standing], Replicas]:
+    """What does not rest for good, and how the replicas are, for the metrics."""
+
+    async def work(connection: AsyncConnection) -> tuple[list[Standing], Replicas]:
+        orders = await store_reads.select_standing(connection)
+        return orders, await store_reads.select_replicas(connection, epoch)
+
+    # It writes nothing: a transaction for the settings that end with it.
+    return await database.commit("payment.standing", work)

@@ -135,6 +135,8 @@ class Recovery:
             log.warning("epoch_declared_dead", epoch=epoch)
         if taken.items:
             log.info("items_taken", items=len(taken.items))
+            for item in taken.items:
+                log.info("order_taken", **item.ids, state=item.state.name, attempt=item.attempt)
             self._conveyor.put(taken.items)
         return taken.more
 
@@ -156,4 +158,6 @@ class Recovery:
         self._audit_at = time.monotonic() + self._lease.lease_s
         if lost:
             log.warning("items_found", items=len(lost), unsure=unsure)
+            for item in lost:
+                log.warning("order_found", **item.ids, state=item.state.name, attempt=item.attempt)
             self._conveyor.put(lost)

@@ -5,24 +5,28 @@ from __future__ import annotations
 import asyncio
 import math
 import re
+import time
 from collections.abc import AsyncGenerator, AsyncIterator
 from contextlib import aclosing
 from typing import Any, TypeAlias, cast
 from uuid import UUID
 
 import grpc
+import structlog
 from paymesh.payment.v1 import payment_pb2
 from paymesh.payment.v1 import payment_service_pb2 as pb
 from paymesh.payment.v1.payment_service_pb2_grpc import PaymentServiceServicer
 
+from mesh import tracing
 from mesh.cards import looks_like_issued_card_number
 from mesh.db import CommitFailed, Database
 from mesh.errors import MeshError, Reason, Violation, outcome_unknown, validation_failed
 from mesh.paging import Position, decode_token, encode_token, fitting, page_size
 from payment_svc import operations
 from payment_svc.bulk import Bulk
-from payment_svc.domain import NewRetry, check_amounts
+from payment_svc.domain import NewPayment, NewRetry, check_amounts
 from payment_svc.intake import Intake
+from payment_svc.operations import Accepted
 from payment_svc.reader import Reader
 from payment_svc.recovery import Recovery
 from payment_svc.translate import list_filters, new_payment, payment_id_of, payment_message
@@ -69,17 +73,21 @@ class PaymentServicer(PaymentServiceServicer):
     async def CreatePayment(
         self, request: pb.CreatePaymentRequest, context: Context
     ) -> pb.CreatePaymentResponse:
-        payment = await self._create(request, _caller(context), _answer_at(context))
-        return pb.CreatePaymentResponse(payment=payment)
+        return pb.CreatePaymentResponse(
+            payment=await self._create(
+                new_payment(request, _caller(context)), _answer_at(context), _traceparent(context)
+            )
+        )
 
     async def CreatePayments(
         self, request_iterator: AsyncIterator[pb.CreatePaymentsRequest], context: Context
     ) -> AsyncGenerator[pb.CreatePaymentsResponse, None]:
         caller, end_at = _caller(context), _answer_at(context, default_s=math.inf)
+        traceparent = _traceparent(context)
 
         async def create(request: pb.CreatePaymentRequest) -> payment_pb2.Payment:
             answer_at = min(end_at, asyncio.get_running_loop().time() + DEFAULT_DEADLINE_S)
-            return await self._create(request, caller, answer_at)
+            return await self._create(new_payment(request, caller), answer_at, traceparent)
 
         bulk = Bulk(create)
         self._bulks.add(bulk)
@@ -93,10 +101,22 @@ class PaymentServicer(PaymentServiceServicer):
             self._bulks.discard(bulk)
 
     async def _create(
-        self, request: pb.CreatePaymentRequest, caller: str, answer_at: float
+        self, payment: NewPayment, answer_at: float, traceparent: str
     ) -> payment_pb2.Payment:
-        """Makes a payment of a valid request; answers by `answer_at` of the loop's clock."""
-        payment = new_payment(request, caller)
+        """Makes a payment, and tells its span. The answer comes by `answer_at` of the loop."""
+        started_ns = time.time_ns()
+        try:
+            accepted, stored = await self._accepted(payment, answer_at)
+        except BaseException as error:
+            # For the line that the call's end has in the log, and only then.
+            structlog.contextvars.bind_contextvars(payment_id=payment.payment_id.hex)
+            _tell(payment, started_ns, traceparent, type(error).__name__)
+            raise
+        _tell(payment, started_ns, traceparent, state=stored.state.name, new=accepted.new)
+        return payment_message(stored)
+
+    async def _accepted(self, payment: NewPayment, answer_at: float) -> tuple[Accepted, Payment]:
+        """Accepts the payment and waits until it rests, or for as long as the caller may."""
         if refusal := check_amounts(payment.orders):
             raise refusal
         loop = asyncio.get_running_loop()
@@ -112,7 +132,7 @@ class PaymentServicer(PaymentServiceServicer):
         except CommitFailed:
             # It is accepted, and goes on; only how it stands can't be told now.
             raise outcome_unknown("the payment ended") from None
-        return payment_message(_found(stored))
+        return accepted, _found(stored)
 
     async def _rested(self, payment_id: UUID, answer_at: float) -> Payment | None:
         """The payment when it rests, or as it stands at `answer_at`. Errors: CommitFailed."""
@@ -195,6 +215,37 @@ def _caller_name(value: str | bytes) -> str:
             violations=[Violation(field, "must not be a card number")],
         )
     return value
+
+
+def _traceparent(context: Context) -> str:
+    """The caller's own trace, if spans are recorded and it sent one."""
+    if tracing.recorder() is None:
+        return ""
+    theirs = [v for k, v in context.invocation_metadata() or () if k == "traceparent"]
+    return str(theirs[0]) if theirs else ""
+
+
+def _tell(
+    payment: NewPayment,
+    started_ns: int,
+    traceparent: str,
+    problem: str = "",
+    *,
+    state: str = "",
+    new: bool = False,
+) -> None:
+    """The span of a call: the root of the payment's trace, if this call made it."""
+    spans = tracing.recorder()
+    if spans is None:
+        return
+    spans.payment(
+        payment.payment_id,
+        started_ns,
+        new=new,
+        attributes={"paymesh.state": state, "paymesh.caller": payment.caller},
+        traceparent=traceparent,
+        problem=problem,
+    )
 
 
 def _answer_at(context: Context, *, default_s: float = DEFAULT_DEADLINE_S) -> float:

@@ -82,7 +82,6 @@ ORDER BY p.payment_id, o.position
 # that could not even ask the executor stays one.
 # IS TRUE hides the epoch from the planner: its index looks empty to statistics that were
 # made while nothing was under way, and is then read whole for each item.
-# Parked until a person comes is scheduled for never: so it is found by the index of what is due.
 _RECORD = text(f"""
 WITH asked AS (
   SELECT * FROM json_to_recordset(cast(:items as json)) AS i(

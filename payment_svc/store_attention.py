@@ -1,9 +1,9 @@
-"""The SQL that finds what needs attention: by the indexes of what is owned and scheduled.
+"""The SQL that finds what needs attention: by the indexes of what is owned, scheduled and parked.
 
-What does not rest, and what is parked, is in one of the two; what has come to its end is in
-neither, so a look costs what is open and not what there ever was. Each is read in its index's
-order: unlike a bitmap of it, which the planner likes while it has no statistics, that passes
-over the dead entries of what has ended since the last vacuum.
+What does not rest for good is in one of the three; what has come to its end is in none, so a
+look costs what is open and not what there ever was. Each is read in its index's order: unlike a
+bitmap of it, which the planner likes while it has no statistics, that passes over the dead
+entries of what has ended since the last vacuum.
 """
 
 from __future__ import annotations
@@ -16,7 +16,7 @@ from sqlalchemy import Row, text
 from sqlalchemy.ext.asyncio import AsyncConnection
 
 from mesh.clock import DB_NOW
-from payment_svc.domain import OPEN_STATES, OrderState
+from payment_svc.domain import OPEN_STATES
 
 # Payments, not orders, are told of: of many orders of one payment one id is left.
 _IDS = "(array_agg(payment_id ORDER BY create_time))[1:100] AS payment_ids"
@@ -27,22 +27,18 @@ _OPEN_STATES = ", ".join(str(state.value) for state in sorted(OPEN_STATES))
 
 OPEN_SQL = f"""
 WITH open AS MATERIALIZED (
-  (SELECT payment_id, position, create_time FROM operation
-   WHERE next_attempt_time < 'infinity' ORDER BY next_attempt_time LIMIT :most)
+  (SELECT payment_id, position FROM operation
+   WHERE next_attempt_time IS NOT NULL ORDER BY next_attempt_time LIMIT :most)
   UNION ALL
-  (SELECT payment_id, position, create_time FROM operation
-   WHERE next_attempt_time = 'infinity' ORDER BY next_attempt_time LIMIT :most)
-  UNION ALL
-  (SELECT payment_id, position, create_time FROM operation
-   WHERE epoch IS NOT NULL ORDER BY epoch LIMIT :most)
+  (SELECT payment_id, position FROM operation WHERE epoch IS NOT NULL ORDER BY epoch LIMIT :most)
 ), old AS (
-  SELECT o.payment_id, o.create_time, q.state,
-    CASE q.state WHEN {OrderState.PARKED.value} THEN split_part(q.attention_reason, ':', 1)
-      ELSE '' END AS reason
+  SELECT q.payment_id, q.create_time, q.state, '' AS reason
   FROM open o
   JOIN payment_order q ON q.payment_id = o.payment_id AND q.position = o.position
-  WHERE q.state = {OrderState.PARKED.value}
-    OR (q.state IN ({_OPEN_STATES}) AND o.create_time <= {DB_NOW} - cast(:age AS interval))
+  WHERE q.state IN ({_OPEN_STATES}) AND q.create_time <= {DB_NOW} - cast(:age AS interval)
+  UNION ALL
+  (SELECT payment_id, create_time, state, split_part(attention_reason, ':', 1)
+   FROM payment_order WHERE attention_reason <> '' ORDER BY create_time LIMIT :most)
 )
 SELECT state, reason, least(count(*), :most) AS orders, min(create_time) AS oldest_time, {_IDS}
 FROM old GROUP BY state, reason ORDER BY state DESC, reason

@@ -11,9 +11,10 @@ from uuid import UUID
 from sqlalchemy import Row, TextClause, text
 from sqlalchemy.ext.asyncio import AsyncConnection
 
+from mesh.clock import DB_NOW
 from mesh.money import Money
 from payment_svc.domain import Evidence, OperationState, OrderState, PaymentState
-from payment_svc.views import Operation, Order, Payment
+from payment_svc.views import Operation, Order, Payment, Replicas, Standing
 
 _SELECT_PAYMENTS = text("""
 SELECT p.payment_id, p.caller, p.request_id, p.buyer_id, p.state AS payment_state,
@@ -34,6 +35,43 @@ ORDER BY p.payment_id, q.position, o.create_time, o.operation_id
 _SELECT_RESTING = text("""
 SELECT payment_id FROM operation WHERE payment_id = ANY(:payment_ids)
 GROUP BY payment_id HAVING bool_and(epoch IS NULL AND NOT delayed AND NOT restart)
+""")
+
+# What does not rest for good, through the partial indexes of what is owned, scheduled and
+# parked, so that it costs as much as there is of it. The operation's state tells the order's
+# where it can; where it can't (an operation of an unknown outcome), the order is asked.
+_SELECT_STANDING = text(f"""
+WITH moving AS MATERIALIZED (
+  SELECT payment_id, position, state, create_time FROM operation WHERE epoch IS NOT NULL
+  UNION ALL
+  SELECT payment_id, position, state, create_time FROM operation
+  WHERE next_attempt_time IS NOT NULL
+), standing AS (
+  SELECT CASE state WHEN 1 THEN 2 ELSE 5 END AS state, '' AS reason, create_time
+  FROM moving WHERE state IN (1, 2)
+  UNION ALL
+  SELECT q.state, '', q.create_time
+  FROM moving m JOIN payment_order q ON q.payment_id = m.payment_id AND q.position = m.position
+  WHERE m.state IN (3, 4) AND q.state <> 11
+  UNION ALL
+  SELECT state, split_part(attention_reason, ':', 1), create_time
+  FROM payment_order WHERE attention_reason <> ''
+)
+SELECT state, reason, count(*) AS orders,
+  extract(epoch FROM {DB_NOW} - min(create_time))::float8 AS oldest_s
+FROM standing GROUP BY state, reason
+""")
+
+# Each finished order leaves a dead entry in those indexes until the next vacuum. An index scan
+# marks it when it first meets it and passes over it from then on; a bitmap scan, which the
+# planner likes while it has no statistics, looks each of them up in the table each time.
+_NO_BITMAPS = text("SET LOCAL enable_bitmapscan = off")
+
+_SELECT_REPLICAS = text(f"""
+SELECT count(*) FILTER (WHERE NOT dead) AS living,
+  extract(epoch FROM max(lease_until) FILTER (WHERE epoch = :epoch AND NOT dead)
+    - {DB_NOW})::float8 AS lease_left_s
+FROM replica
 """)
 
 
@@ -104,6 +142,24 @@ def _list_statement(names: frozenset[str]) -> TextClause:
         f"SELECT DISTINCT {table}.create_time, {table}.payment_id FROM {source} WHERE {where}"
         f" ORDER BY {table}.create_time DESC, {table}.payment_id DESC LIMIT :limit"
     )
+
+
+async def select_standing(connection: AsyncConnection) -> list[Standing]:
+    """The orders that do not rest for good, counted by state and reason for attention.
+
+    In a transaction, of which it changes the plans of what follows.
+    """
+    await connection.execute(_NO_BITMAPS)
+    return [
+        Standing(OrderState(row.state), row.reason, row.orders, row.oldest_s)
+        for row in await connection.execute(_SELECT_STANDING)
+    ]
+
+
+async def select_replicas(connection: AsyncConnection, epoch: int) -> Replicas:
+    """How many replicas are not dead, and what is left of the lease of this epoch."""
+    row = (await connection.execute(_SELECT_REPLICAS, {"epoch": epoch})).one()
+    return Replicas(row.living, row.lease_left_s or 0.0)
 
 
 def _payment(rows: Sequence[Row[Any]]) -> Payment:

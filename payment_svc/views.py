@@ -58,3 +58,23 @@ class Payment:
     orders: Sequence[Order]
     rests: bool
     """Whether no order is under way or about to be: a caller need not wait."""
+
+
+@dataclass(frozen=True, slots=True)
+class Standing:
+    """Orders that do not rest for good: in one state, for one reason where they are parked."""
+
+    state: OrderState
+    reason: str
+    """The attention_reason up to its colon; empty for what is not parked."""
+    orders: int
+    oldest_s: float
+    """How long ago the oldest of them was accepted, in seconds."""
+
+
+@dataclass(frozen=True, slots=True)
+class Replicas:
+    """living: those that are not dead. lease_left_s: of our own lease, in seconds."""
+
+    living: int
+    lease_left_s: float

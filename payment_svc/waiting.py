@@ -29,6 +29,10 @@ class Waiting:
         self._waits: dict[UUID, set[asyncio.Future[Payment | None]]] = {}
         self._closing = False
 
+    def waited_for(self) -> int:
+        """How many payments somebody waits for."""
+        return len(self._waits)
+
     def carry(self, payment: NewPayment, create_time: datetime) -> None:
         """Notes that this process drives a new payment and will tell when it rests."""
         self._carried[payment.payment_id] = Carried(payment, create_time)

@@ -18,7 +18,15 @@ PORT_OFFSETS: Mapping[str, int] = {
     "psp_stub": 5,
 }
 POSTGRES_PORT_OFFSET = 6
-MAX_PORT_BASE = 65535 - POSTGRES_PORT_OFFSET
+METRICS_PORT_OFFSET = 10
+"""A service's metrics are this many ports above its own: base + 11 to base + 15."""
+
+_OFFSETS = (
+    *PORT_OFFSETS.values(),
+    POSTGRES_PORT_OFFSET,
+    *(METRICS_PORT_OFFSET + offset for offset in PORT_OFFSETS.values()),
+)
+MAX_PORT_BASE = 65535 - max(_OFFSETS)
 
 MAX_REPLICAS = 8
 """Of one service on one machine."""
@@ -27,7 +35,7 @@ REPLICA_STRIDE = 20
 replicas of a number lies within the stride: + 1 to + 5 serve, + 11 to + 15 are for metrics."""
 
 # Below the ports that systems give to outgoing connections.
-_FREE_PORT_BASES = range(20_000, 32_000, 10)
+_FREE_PORT_BASES = range(20_000, 32_000, 20)
 
 
 def instance_name(service: str, number: int) -> str:
@@ -61,7 +69,11 @@ def listed_target(host: str, ports: Sequence[int]) -> str:
 def max_port_base(replicas: Mapping[str, int]) -> int:
     """The highest port base whose ports all exist. replicas: service → how many."""
     offsets = [port_offset(service, count - 1) for service, count in replicas.items()]
-    return 65535 - max(POSTGRES_PORT_OFFSET, *offsets) if offsets else MAX_PORT_BASE
+    return (
+        MAX_PORT_BASE
+        if not offsets
+        else min(MAX_PORT_BASE, 65535 - METRICS_PORT_OFFSET - max(offsets))
+    )
 
 
 def is_free(port: int) -> bool:
@@ -80,6 +92,6 @@ def is_free(port: int) -> bool:
 def free_port_base() -> int:
     """A port base of which all ports are free now. Raises OSError if there is none."""
     for base in random.sample(_FREE_PORT_BASES, len(_FREE_PORT_BASES)):
-        if all(is_free(base + offset) for offset in range(1, POSTGRES_PORT_OFFSET + 1)):
+        if all(is_free(base + offset) for offset in _OFFSETS):
             return base
     raise OSError("there are no free ports")

@@ -25,6 +25,7 @@ from mesh.processes import spawn
 from mesh.secret_files import names_a_database
 from paymeshctl.ports import (
     HOST,
+    METRICS_PORT_OFFSET,
     PORT_OFFSETS,
     POSTGRES_PORT_OFFSET,
     instance_name,
@@ -95,10 +96,13 @@ class MeshConfig:
     """What a mesh is started with.
 
     data_dir: for the embedded PostgreSQL and the logs. port_base: the services listen
-    from port_base + 1 on, PostgreSQL on port_base + 6. admin_url: another PostgreSQL
+    from port_base + 1 on, their metrics are read from port_base + 11 on, PostgreSQL listens
+    on port_base + 6. admin_url: another PostgreSQL
     than the embedded one. database_urls: service → its URL on that one, where it is
     given. environment: what the services inherit. settings: defaults for variables that
     `environment` does not have. replicas: service → how many of it; one where it is not named.
+    traces_dir: a folder, which is there, for a file of spans of each instance; None: nobody
+    writes any.
     """
 
     data_dir: Path
@@ -108,6 +112,7 @@ class MeshConfig:
     database_urls: Mapping[str, str] = field(default_factory=dict)
     settings: Mapping[str, str] = field(default_factory=dict)
     replicas: Mapping[str, int] = field(default_factory=dict)
+    traces_dir: Path | None = None
 
 
 @dataclass
@@ -171,6 +176,15 @@ class Mesh:
     def target(self, instance: str) -> str:
         """`host:port` of an instance."""
         return f"{self._host(instance_parts(instance)[0])}:{self.port(instance)}"
+
+    def metrics_port(self, instance: str) -> int:
+        """The port where an instance's metrics are read by HTTP."""
+        return self.port(instance) + METRICS_PORT_OFFSET
+
+    def metrics_url(self, instance: str) -> str:
+        """Where an instance's metrics are read."""
+        host, _, _ = self.target(instance).rpartition(":")
+        return f"http://{host}:{self.metrics_port(instance)}/metrics"
 
     def targets(self, service: str) -> str:
         """What its callers connect to: all replicas of a service. Raises StartError."""
@@ -288,7 +302,9 @@ class Mesh:
             self._say("PostgreSQL serves again")
 
     def _refuse_ports_in_use(self) -> None:
-        ports = {instance: self.port(instance) for instance in self.instances(*PORT_OFFSETS)}
+        instances = self.instances(*PORT_OFFSETS)
+        ports = {name: self.port(name) for name in instances}
+        ports |= {f"the metrics of {name}": self.metrics_port(name) for name in instances}
         if self._config.admin_url is None:
             ports["PostgreSQL"] = self._config.port_base + POSTGRES_PORT_OFFSET
         for name, port in ports.items():
@@ -329,11 +345,17 @@ class Mesh:
         targets = {
             prefix + name: self.targets(peer) for name, peer in PEERS.get(service, {}).items()
         }
+        folder = self._config.traces_dir
+        traces = (
+            {} if folder is None else {f"{prefix}TRACES_FILE": str(folder / f"{instance}.jsonl")}
+        )
         return {
             **self._config.settings,
             **targets,
+            **traces,
             **inherited,
             f"{prefix}PORT": str(self.port(instance)),
+            f"{prefix}METRICS_PORT": str(self.metrics_port(instance)),
             f"{prefix}REPLICAS": ",".join(f"{s}={len(self.instances(s))}" for s in PORT_OFFSETS),
             f"{prefix}DATABASE_URL": self.database_urls[service],
         }

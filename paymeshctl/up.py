@@ -31,6 +31,7 @@ from paymeshctl.ports import (
 from paymeshctl.supervisor import Mesh, MeshConfig, StartError, StopRequested
 
 DEFAULT_DATA_DIR = Path(".paymesh")
+TRACES_DIR_SETTING = "PAYMESH_TRACES_DIR"
 
 STUB_SETTINGS: Mapping[str, str] = {
     # Above the 2 s that tok_slow takes.
@@ -77,7 +78,9 @@ def up(
 
     Brings its own PostgreSQL, unless PAYMESH_DATABASE_URL names another. Ports: port base + 1
     payment, + 2 executor, + 3 wallet, + 4 ledger, + 5 PSP stub, + 6 PostgreSQL; further
-    replicas each 20 higher. The services inherit every PAYMESH_* variable that is set.
+    replicas each 20 higher; an instance's metrics are 10 above it, + 11 to + 15. The services
+    inherit every PAYMESH_* variable that is set. With PAYMESH_TRACES_DIR each instance writes
+    its spans to a file there.
     """
     voice = _Voice(as_json=as_json)
     signals = _StopSignals()
@@ -98,6 +101,7 @@ def up(
             database_urls=databases.urls,
             settings=STUB_SETTINGS,
             replicas=counts,
+            traces_dir=_traces_dir(os.environ),
         )
         mesh = Mesh(config, say=voice.say, stop_requested=signals.received)
         try:
@@ -135,14 +139,17 @@ class _Voice:
 
     def ready(self, mesh: Mesh, config: MeshConfig) -> None:
         """Tells where everything is."""
-        endpoints = {name: mesh.target(name) for name in mesh.instances(*PORT_OFFSETS)}
+        instances = mesh.instances(*PORT_OFFSETS)
+        endpoints = {name: mesh.target(name) for name in instances}
+        metrics = {name: mesh.metrics_url(name) for name in instances}
         logs = str(mesh.log_path("payment").parent)
         if self._as_json:
-            facts = {"event": "ready", "endpoints": endpoints, "logs": logs}
+            facts = {"event": "ready", "endpoints": endpoints, "metrics": metrics, "logs": logs}
             self._write(json.dumps(facts))
             return
-        for instance, endpoint in (endpoints | {"logs": logs}).items():
-            self._write(f"  {instance:<10} {endpoint}")
+        for name, endpoint in endpoints.items():
+            self._write(f"  {name:<10} {endpoint:<21} {metrics[name]}")
+        self._write(f"  {'logs':<10} {logs}")
         self._write(f"ready: --target {HOST}:{config.port_base} (Ctrl-C stops)")
 
     def _write(self, line: str) -> None:
@@ -171,6 +178,20 @@ class _StopSignals:
         if self._count > 1:
             # All children die with us, and everything they acknowledged is committed.
             os._exit(Exit.NOT_DONE)
+
+
+def _traces_dir(environment: Mapping[str, str]) -> Path | None:
+    given = environment.get(TRACES_DIR_SETTING)
+    if not given:
+        return None
+    folder = Path(given).absolute()
+    try:
+        folder.mkdir(mode=0o700, parents=True, exist_ok=True)
+    except OSError as error:
+        raise CommandError(
+            Exit.BAD_USAGE, f"{TRACES_DIR_SETTING}: {folder} can't be made: {error.strerror}"
+        ) from error
+    return folder
 
 
 def _data_dir(given: Path | None, voice: _Voice, *, embedded: bool) -> Path:

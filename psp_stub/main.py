@@ -44,6 +44,7 @@ def wire(settings: Settings, database: Database) -> tuple[Server, Background]:
         slow_s=settings.slow_ms / 1000,
     )
     server = Server(NAME, settings)
+    server.measure(database)
     servicer = PspServicer(processor, operations, key_memory_s=settings.key_memory_s)
     add_PspServiceServicer_to_server(servicer, server.grpc)
     server.add(psp_service_pb2.DESCRIPTOR.services_by_name["PspService"].full_name, internal=True)

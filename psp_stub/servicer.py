@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import asyncio
+import time
 from collections.abc import AsyncIterator, Mapping
 from typing import Any
 
@@ -14,6 +15,7 @@ from paymesh.payment.v1 import payment_pb2
 from paymesh.psp.v1 import psp_service_pb2 as pb
 from paymesh.psp.v1 import psp_service_pb2_grpc as pb_grpc
 
+from mesh import told, tracing
 from mesh.cards import looks_like_card_number, looks_like_issued_card_number, refuse_card_numbers
 from mesh.errors import MeshError, Reason, Violation, validation_failed
 from mesh.money import exponent
@@ -21,7 +23,7 @@ from mesh.status import to_status
 from mesh.validation import check
 from psp_stub.domain import SOURCE, Ask, Charge, DeclineCategory, State
 from psp_stub.operations import Answer, Operations
-from psp_stub.processor import Processor
+from psp_stub.processor import Processor, Told
 
 Context = grpc.aio.ServicerContext[Any, Any]
 
@@ -49,22 +51,27 @@ class PspServicer(pb_grpc.PspServiceServicer):
         self, request: pb.ChargeRequest, context: Context
     ) -> AsyncIterator[pb.ChargeResponse]:
         _refuse_long_list("items", len(request.items))
+        started_ns = time.time_ns()
         asks: list[Ask] = []
-        refused: list[pb.ChargeOutcome] = []
+        refused: list[tuple[pb.ChargeItem, MeshError]] = []
         for item in request.items:
             ask = _ask(item)
             if isinstance(ask, MeshError):
-                refused.append(_outcome(item.idempotency_key, ask))
+                refused.append((item, ask))
             else:
                 asks.append(ask)
         if refused:
-            yield pb.ChargeResponse(outcomes=refused)
+            items, errors = zip(*refused, strict=True)
+            told.refused("charge_refused", items, errors)
+            outcomes = [_outcome(item.idempotency_key, error) for item, error in refused]
+            yield pb.ChargeResponse(outcomes=outcomes)
         is_silent = False
-        async for told in self._processor.process(asks):
+        async for known in self._processor.process(asks):
+            _tell(request, started_ns, known)
             outcomes = [
-                _outcome(ask.idempotency_key, answer) for ask, answer in told if answer is not None
+                _outcome(ask.idempotency_key, answer) for ask, answer in known if answer is not None
             ]
-            is_silent = is_silent or len(outcomes) < len(told)
+            is_silent = is_silent or len(outcomes) < len(known)
             if outcomes:
                 yield pb.ChargeResponse(outcomes=outcomes)
         if is_silent:
@@ -95,6 +102,16 @@ class PspServicer(pb_grpc.PspServiceServicer):
         self, request: pb.GetCapabilitiesRequest, context: Context
     ) -> pb.GetCapabilitiesResponse:
         return self._capabilities
+
+
+def _tell(request: pb.ChargeRequest, started_ns: int, known: Told) -> None:
+    """The spans of what was carried out, also of what is not told to the caller."""
+    if tracing.recorder() is None:
+        return
+    items = {item.idempotency_key: item for item in request.items}
+    asked = [items[ask.idempotency_key] for ask, _ in known]
+    answers = [answer for _, answer in known]
+    told.spans("psp charge", started_ns, asked, answers)
 
 
 def _capabilities(key_memory_s: float) -> pb.GetCapabilitiesResponse:

@@ -33,6 +33,7 @@ def wire(settings: Settings, database: Database) -> tuple[Server, Background]:
         NAME, partial(operations.apply_movements, database), max_items=MAX_CALLS_PER_COMMIT
     )
     server = Server(NAME, settings)
+    server.measure(database)
     add_WalletServiceServicer_to_server(WalletServicer(database), server.grpc)
     server.add(wallet_service_pb2.DESCRIPTOR.services_by_name["WalletService"].full_name)
     add_WalletPostingServiceServicer_to_server(WalletPostingServicer(writer), server.grpc)

@@ -50,7 +50,13 @@ def _answer(asked: Applied, stored: Applied) -> Applied | MeshError:
     fields = domain.differences(asked.movement, stored.movement)
     if not fields:
         return stored
-    log.warning("movement_conflict", movement_id=asked.movement_id.hex, fields=fields)
+    log.warning(
+        "movement_conflict",
+        order_id=asked.movement.order_id.hex,
+        operation_id=asked.movement.operation_id.hex,
+        movement_id=asked.movement_id.hex,
+        fields=fields,
+    )
     return MeshError(
         Reason.OPERATION_CONFLICT,
         "this operation and revision moved something else",

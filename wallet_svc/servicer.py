@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import time
 from typing import Any
 
 import grpc
@@ -13,7 +14,7 @@ from paymesh.wallet.v1 import (
     wallet_service_pb2_grpc,
 )
 
-from mesh import ids, money, paging
+from mesh import ids, money, paging, told
 from mesh.batching import Writer
 from mesh.clock import timestamp
 from mesh.db import CommitUnknown, Database, NotCommitted
@@ -83,17 +84,18 @@ class WalletPostingServicer(wallet_posting_service_pb2_grpc.WalletPostingService
         error = check(request)
         if error is not None:
             raise error
+        started_ns = time.time_ns()
         asked = [_movement(item) for item in request.movements]
         good = [movement for movement in asked if isinstance(movement, Movement)]
         written = await self._writer.write(good, durable=False)
         if len(good) == len(asked):
             _raise_if_all_failed(written)
-        answers = iter(written)
+        rest = iter(written)
+        answers = [next(rest) if isinstance(m, Movement) else m for m in asked]
+        told.refused("movement_refused", request.movements, answers)
+        told.spans("apply", started_ns, request.movements, answers)
         return wallet_posting_service_pb2.ApplyMovementsResponse(
-            results=[
-                _result(next(answers) if isinstance(movement, Movement) else movement)
-                for movement in asked
-            ]
+            results=[_result(answer) for answer in answers]
         )
 
 

@@ -5,6 +5,7 @@ from __future__ import annotations
 import json
 import os
 import signal
+import socket
 import subprocess
 import sys
 import time
@@ -18,6 +19,8 @@ from tests.support.embedded import children, is_running, on_linux, wait_until
 from tests.support.folders import open_folder
 from tests.support.ports import free_port_base, is_free
 from tests.support.postgres import PostgresServer
+from tests.support.scrape import scrape
+from tests.support.spans import spans_in
 from tests.support.up_process import UpProcess, clean_environment, run
 
 pytestmark = [on_linux, pytest.mark.timeout(120)]
@@ -93,6 +96,45 @@ def test_ports_in_use_are_refused_and_nothing_is_started(up: UpProcess, folder: 
     assert not other.exists()
 
 
+def test_its_metrics_are_where_it_says(folder: Path) -> None:
+    traces = folder / "traces" / "deep"
+    environment = {"PAYMESH_TRACES_DIR": str(traces)}
+    with UpProcess(folder / "measured", environment=environment) as up:
+        ready = up.wait_until_ready()
+        assert ready["metrics"].keys() == SERVICES.keys()
+        for service, url in ready["metrics"].items():
+            port = int(url.rpartition(":")[2].removesuffix("/metrics"))
+            told = scrape(port)
+            assert told.value("paymesh_service_info", service=SERVICES[service]) == 1
+        assert up.run(*PAY).returncode == 0
+        up.send(signal.SIGTERM)
+        code, text = up.end()
+    assert code == 0, text
+    files = [traces / f"{service}.jsonl" for service in SERVICES]
+    assert {span.service for span in spans_in(files)} == set(SERVICES.values())
+
+
+def test_a_metrics_port_in_use_is_refused(folder: Path) -> None:
+    base = free_port_base()
+    with (
+        socket.create_server(("127.0.0.1", base + 13)),
+        UpProcess(folder / "taken", port_base=base) as second,
+    ):
+        code, text = second.end()
+    assert code == 2
+    message = json.loads(text)["error"]["message"]
+    assert message.startswith(f"port {base + 13} on 127.0.0.1, which the metrics of wallet needs")
+
+
+def test_a_folder_for_traces_that_can_not_be_made_is_refused(folder: Path) -> None:
+    (folder / "file").touch()
+    environment = {"PAYMESH_TRACES_DIR": str(folder / "file" / "traces")}
+    with UpProcess(folder / "untraced", environment=environment) as up:
+        code, text = up.end()
+    assert code == 2
+    assert json.loads(text)["error"]["message"].startswith("PAYMESH_TRACES_DIR: ")
+
+
 def test_a_folder_in_use_is_refused(up: UpProcess, folder: Path) -> None:
     with UpProcess(folder / "shared") as second:
         code, text = second.end()
@@ -130,9 +172,9 @@ def test_ctrl_c_ends_it_in_order_and_leaves_nothing(folder: Path) -> None:
     with UpProcess(data_dir, as_json=False) as up:
         said = up.read_until("ready")
         for offset, service in enumerate(SERVICES, start=1):
-            assert any(
-                line.split() == [service, f"127.0.0.1:{up.port_base + offset}"] for line in said
-            )
+            port = up.port_base + offset
+            metrics = f"http://127.0.0.1:{port + 10}/metrics"
+            assert [service, f"127.0.0.1:{port}", metrics] in [line.split() for line in said]
         family = up.family()
         assert len(family) > len(SERVICES)
         up.send(signal.SIGINT)

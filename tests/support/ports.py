@@ -14,7 +14,7 @@ def free_port() -> int:
     return free_port_base(count=1) + 1
 
 
-def free_port_base(count: int = 9) -> int:
+def free_port_base(count: int = 15) -> int:
     """A number N so that nobody listens on the ports N+1 to N+`count` of 127.0.0.1 now."""
     for _ in range(_ATTEMPTS):
         base = random.randrange(_FIRST, _LAST - count)

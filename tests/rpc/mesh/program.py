@@ -51,7 +51,9 @@ async def background(behaviour: str) -> None:
 
 
 async def serve(settings: Settings, behaviour: str) -> None:
-    server, script = scripted_server(port=settings.port, drain_s=5)
+    server, script = scripted_server(
+        port=settings.port, metrics_port=settings.metrics_port, drain_s=5
+    )
     server._name = "program"
     script.get_wallet = slow
     await server.run(lambda: background(behaviour))

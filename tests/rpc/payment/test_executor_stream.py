@@ -8,6 +8,7 @@ from collections.abc import Callable
 import pytest
 from paymesh.executor.v1 import executor_service_pb2 as pb
 from paymesh.payment.v1 import payment_pb2
+from structlog.testing import capture_logs
 
 from mesh.errors import MeshError, Reason
 from payment_svc import clients
@@ -223,4 +224,18 @@ async def test_another_amount_than_asked_is_parked_and_never_booked(world: World
     assert payment.orders[0].attention_reason.startswith("WRONG_AMOUNT")
     world.assert_booked(payment)
     assert len(world.wallet.rows) == 1
+    await world.quiet()
+
+
+async def test_what_is_asked_again_has_a_line_with_its_ids(world: World) -> None:
+    replica = await world.replica()
+    world.executor.breaks = ["after_ack"]
+    with capture_logs() as lines:
+        payment = await replica.create(checkout(1000, 2000), timeout_s=5)
+    again = [line for line in lines if line["event"] == "order_asked_again"]
+    assert {line["order_id"] for line in again} == {o.order_id for o in payment.orders}
+    assert {line["payment_id"] for line in again} == {payment.payment_id}
+    with capture_logs() as lines:
+        await replica.create(checkout(3000), timeout_s=5)
+    assert [line for line in lines if line["event"] == "order_asked_again"] == []
     await world.quiet()

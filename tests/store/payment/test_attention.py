@@ -55,7 +55,7 @@ async def test_where_all_is_well_there_is_nothing(database: Database) -> None:
 async def test_parked_orders_are_told_at_once_by_their_reason(
     database: Database, retry_after_s: float | None
 ) -> None:
-    """Also those that wait for nothing but a person, and so are scheduled for never."""
+    """Also those that wait for nothing but a person, and so are neither owned nor scheduled."""
     epoch = await operations.open_epoch(database, "host/1", LONG_S)
     items = await stored(database, epoch, new_payment(new_order(), new_order()), new_payment())
     reasons = ["WRONG_AMOUNT: asked 1, captured 2", "OUTCOME_UNKNOWN: late", "OUTCOME_UNKNOWN: no"]
@@ -81,7 +81,6 @@ async def test_parked_orders_are_told_at_once_by_their_reason(
     assert "payment get" in wrong.advice
     assert "payment retry" in wrong.advice
     assert wrong.advice != unknown.advice
-    # Nobody drives what is scheduled for never or for later.
     assert not (await operations.take(database, epoch, 10)).items
 
 
@@ -114,8 +113,8 @@ async def test_open_orders_are_told_when_they_are_old(
     )
     execute(
         superuser,
-        "UPDATE operation SET create_time = create_time - interval '10 minutes'"
-        f" WHERE operation_id = '{items[0].operation_id}'",
+        "UPDATE payment_order SET create_time = create_time - interval '10 minutes'"
+        f" WHERE order_id = '{items[0].order_id}'",
     )
     (attention,) = await attentions(database, timedelta(minutes=5))
     assert (attention.kind, attention.reason, attention.count) == (kind, "", 1)

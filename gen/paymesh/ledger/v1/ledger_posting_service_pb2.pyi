@@ -54,12 +54,17 @@ class LedgerEvent(_message.Message):
     REVISION_FIELD_NUMBER: _builtins.int
     ORDER_ID_FIELD_NUMBER: _builtins.int
     CAPTURE_FIELD_NUMBER: _builtins.int
+    PAYMENT_ID_FIELD_NUMBER: _builtins.int
     operation_id: _builtins.str
     """The operation that caused it, 32 lower-case hex digits."""
     revision: _builtins.int
     """0 for the first; a correction is a new revision."""
     order_id: _builtins.str
     """The order, 32 lower-case hex digits."""
+    payment_id: _builtins.str
+    """The payment it belongs to, 32 lower-case hex digits, or empty. For logs and
+    traces alone: it is not stored, and a repetition may leave it out.
+    """
     @_builtins.property
     def capture(self) -> Global___CaptureEvent:
         """An order was captured."""
@@ -71,10 +76,11 @@ class LedgerEvent(_message.Message):
         revision: _builtins.int = ...,
         order_id: _builtins.str = ...,
         capture: Global___CaptureEvent | None = ...,
+        payment_id: _builtins.str = ...,
     ) -> None: ...
     _HasFieldArgType: _TypeAlias = _typing.Literal["capture", b"capture", "event", b"event"]  # noqa: Y015
     def HasField(self, field_name: _HasFieldArgType) -> _builtins.bool: ...
-    _ClearFieldArgType: _TypeAlias = _typing.Literal["capture", b"capture", "event", b"event", "operation_id", b"operation_id", "order_id", b"order_id", "revision", b"revision"]  # noqa: Y015
+    _ClearFieldArgType: _TypeAlias = _typing.Literal["capture", b"capture", "event", b"event", "operation_id", b"operation_id", "order_id", b"order_id", "payment_id", b"payment_id", "revision", b"revision"]  # noqa: Y015
     def ClearField(self, field_name: _ClearFieldArgType) -> None: ...
     _WhichOneofReturnType_event: _TypeAlias = _typing.Literal["capture"]  # noqa: Y015
     _WhichOneofArgType_event: _TypeAlias = _typing.Literal["event", b"event"]  # noqa: Y015

@@ -29,7 +29,7 @@ from paymesh.common.v1 import money_pb2 as paymesh_dot_common_dot_v1_dot_money__
 from paymesh.payment.v1 import payment_pb2 as paymesh_dot_payment_dot_v1_dot_payment__pb2
 
 
-DESCRIPTOR = _descriptor_pool.Default().AddSerializedFile(b'\n paymesh/psp/v1/psp_service.proto\x12\x0epaymesh.psp.v1\x1a\x1b\x62uf/validate/validate.proto\x1a\x1egoogle/protobuf/duration.proto\x1a\x17google/rpc/status.proto\x1a\x1dpaymesh/common/v1/money.proto\x1a paymesh/payment/v1/payment.proto\"J\n\rChargeRequest\x12\x39\n\x05items\x18\x01 \x03(\x0b\x32\x1a.paymesh.psp.v1.ChargeItemB\x0e\xbaH\x0b\x92\x01\x08\x10\xe8\x07\"\x03\xd8\x01\x03\"\xb2\x02\n\nChargeItem\x12#\n\x0fidempotency_key\x18\x01 \x01(\tB\n\xbaH\x07r\x05\x10\x01\x18\xff\x01\x12+\n\x0coperation_id\x18\x02 \x01(\tB\x15\xbaH\x12r\x10\x32\x0e^[0-9a-f]{32}$\x12\'\n\x08order_id\x18\x03 \x01(\tB\x15\xbaH\x12r\x10\x32\x0e^[0-9a-f]{32}$\x12\"\n\x0epayment_method\x18\x04 \x01(\tB\n\xbaH\x07r\x05\x10\x01\x18\xff\x01\x12\x84\x01\n\x06\x61mount\x18\x05 \x01(\x0b\x32\x18.paymesh.common.v1.MoneyBZ\xbaHW\xba\x01Q\n\x16\x63harge.amount_positive\x12\x1f\x61mount_minor must be at least 1\x1a\x16this.amount_minor != 0\xc8\x01\x01\"A\n\x0e\x43hargeResponse\x12/\n\x08outcomes\x18\x01 \x03(\x0b\x32\x1d.paymesh.psp.v1.ChargeOutcome\"\xf1\x01\n\rChargeOutcome\x12\x17\n\x0fidempotency_key\x18\x01 \x01(\t\x12\x32\n\x08\x63\x61ptured\x18\x02 \x01(\x0b\x32\x1e.paymesh.psp.v1.ChargeCapturedH\x00\x12\x32\n\x08\x64\x65\x63lined\x18\x03 \x01(\x0b\x32\x1e.paymesh.psp.v1.ChargeDeclinedH\x00\x12\x30\n\x07pending\x18\x04 \x01(\x0b\x32\x1d.paymesh.psp.v1.ChargePendingH\x00\x12#\n\x05\x65rror\x18\x05 \x01(\x0b\x32\x12.google.rpc.StatusH\x00\x42\x08\n\x06result\"\x85\x01\n\x0e\x43hargeCaptured\x12(\n\x06\x61mount\x18\x01 \x01(\x0b\x32\x18.paymesh.common.v1.Money\x12\x15\n\rpsp_reference\x18\x02 \x01(\t\x12*\n\x03\x66\x65\x65\x18\x03 \x01(\x0b\x32\x18.paymesh.common.v1.MoneyH\x00\x88\x01\x01\x42\x06\n\x04_fee\"l\n\x0e\x43hargeDeclined\x12\x35\n\x08\x63\x61tegory\x18\x01 \x01(\x0e\x32#.paymesh.payment.v1.DeclineCategory\x12\x0c\n\x04\x63ode\x18\x02 \x01(\t\x12\x15\n\rpsp_reference\x18\x03 \x01(\t\"&\n\rChargePending\x12\x15\n\rpsp_reference\x18\x01 \x01(\t\"=\n\rLookUpRequest\x12,\n\x10idempotency_keys\x18\x01 \x03(\tB\x12\xbaH\x0f\x92\x01\x0c\x10\xe8\x07\"\x07r\x05\x10\x01\x18\xff\x01\"?\n\x0eLookUpResponse\x12-\n\x07results\x18\x01 \x03(\x0b\x32\x1c.paymesh.psp.v1.LookUpResult\"\x9f\x02\n\x0cLookUpResult\x12\x17\n\x0fidempotency_key\x18\x01 \x01(\t\x12\x32\n\x08\x63\x61ptured\x18\x02 \x01(\x0b\x32\x1e.paymesh.psp.v1.ChargeCapturedH\x00\x12\x32\n\x08\x64\x65\x63lined\x18\x03 \x01(\x0b\x32\x1e.paymesh.psp.v1.ChargeDeclinedH\x00\x12\x30\n\x07pending\x18\x04 \x01(\x0b\x32\x1d.paymesh.psp.v1.ChargePendingH\x00\x12-\n\tnot_found\x18\x05 \x01(\x0b\x32\x18.paymesh.psp.v1.NotFoundH\x00\x12#\n\x05\x65rror\x18\x06 \x01(\x0b\x32\x12.google.rpc.StatusH\x00\x42\x08\n\x06result\"\n\n\x08NotFound\"\x18\n\x16GetCapabilitiesRequest\"\x90\x02\n\x17GetCapabilitiesResponse\x12\x0e\n\x06source\x18\x01 \x01(\t\x12-\n\nkey_window\x18\x02 \x01(\x0b\x32\x19.google.protobuf.Duration\x12\x36\n\ncurrencies\x18\x03 \x03(\x0b\x32\".paymesh.psp.v1.CurrencyCapability\x12\x37\n\x0f\x66unding_account\x18\x04 \x01(\x0e\x32\x1e.paymesh.psp.v1.FundingAccount\x12\x15\n\rday_time_zone\x18\x05 \x01(\t\x12.\n\x0b\x64\x61y_cut_off\x18\x06 \x01(\x0b\x32\x19.google.protobuf.Duration\"=\n\x12\x43urrencyCapability\x12\x15\n\rcurrency_code\x18\x01 \x01(\t\x12\x10\n\x08\x65xponent\x18\x02 \x01(\x05*t\n\x0e\x46undingAccount\x12\x1f\n\x1b\x46UNDING_ACCOUNT_UNSPECIFIED\x10\x00\x12\"\n\x1e\x46UNDING_ACCOUNT_PSP_RECEIVABLE\x10\x01\x12\x1d\n\x19\x46UNDING_ACCOUNT_BANK_CASH\x10\x02\x32\x90\x02\n\nPspService\x12I\n\x06\x43harge\x12\x1d.paymesh.psp.v1.ChargeRequest\x1a\x1e.paymesh.psp.v1.ChargeResponse0\x01\x12N\n\x06LookUp\x12\x1d.paymesh.psp.v1.LookUpRequest\x1a\x1e.paymesh.psp.v1.LookUpResponse\"\x03\x90\x02\x01\x30\x01\x12g\n\x0fGetCapabilities\x12&.paymesh.psp.v1.GetCapabilitiesRequest\x1a\'.paymesh.psp.v1.GetCapabilitiesResponse\"\x03\x90\x02\x01\x62\x06proto3')
+DESCRIPTOR = _descriptor_pool.Default().AddSerializedFile(b'\n paymesh/psp/v1/psp_service.proto\x12\x0epaymesh.psp.v1\x1a\x1b\x62uf/validate/validate.proto\x1a\x1egoogle/protobuf/duration.proto\x1a\x17google/rpc/status.proto\x1a\x1dpaymesh/common/v1/money.proto\x1a paymesh/payment/v1/payment.proto\"J\n\rChargeRequest\x12\x39\n\x05items\x18\x01 \x03(\x0b\x32\x1a.paymesh.psp.v1.ChargeItemB\x0e\xbaH\x0b\x92\x01\x08\x10\xe8\x07\"\x03\xd8\x01\x03\"\xe0\x02\n\nChargeItem\x12#\n\x0fidempotency_key\x18\x01 \x01(\tB\n\xbaH\x07r\x05\x10\x01\x18\xff\x01\x12+\n\x0coperation_id\x18\x02 \x01(\tB\x15\xbaH\x12r\x10\x32\x0e^[0-9a-f]{32}$\x12\'\n\x08order_id\x18\x03 \x01(\tB\x15\xbaH\x12r\x10\x32\x0e^[0-9a-f]{32}$\x12\"\n\x0epayment_method\x18\x04 \x01(\tB\n\xbaH\x07r\x05\x10\x01\x18\xff\x01\x12\x84\x01\n\x06\x61mount\x18\x05 \x01(\x0b\x32\x18.paymesh.common.v1.MoneyBZ\xbaHW\xba\x01Q\n\x16\x63harge.amount_positive\x12\x1f\x61mount_minor must be at least 1\x1a\x16this.amount_minor != 0\xc8\x01\x01\x12,\n\npayment_id\x18\x0f \x01(\tB\x18\xbaH\x15r\x10\x32\x0e^[0-9a-f]{32}$\xd8\x01\x01\"A\n\x0e\x43hargeResponse\x12/\n\x08outcomes\x18\x01 \x03(\x0b\x32\x1d.paymesh.psp.v1.ChargeOutcome\"\xf1\x01\n\rChargeOutcome\x12\x17\n\x0fidempotency_key\x18\x01 \x01(\t\x12\x32\n\x08\x63\x61ptured\x18\x02 \x01(\x0b\x32\x1e.paymesh.psp.v1.ChargeCapturedH\x00\x12\x32\n\x08\x64\x65\x63lined\x18\x03 \x01(\x0b\x32\x1e.paymesh.psp.v1.ChargeDeclinedH\x00\x12\x30\n\x07pending\x18\x04 \x01(\x0b\x32\x1d.paymesh.psp.v1.ChargePendingH\x00\x12#\n\x05\x65rror\x18\x05 \x01(\x0b\x32\x12.google.rpc.StatusH\x00\x42\x08\n\x06result\"\x85\x01\n\x0e\x43hargeCaptured\x12(\n\x06\x61mount\x18\x01 \x01(\x0b\x32\x18.paymesh.common.v1.Money\x12\x15\n\rpsp_reference\x18\x02 \x01(\t\x12*\n\x03\x66\x65\x65\x18\x03 \x01(\x0b\x32\x18.paymesh.common.v1.MoneyH\x00\x88\x01\x01\x42\x06\n\x04_fee\"l\n\x0e\x43hargeDeclined\x12\x35\n\x08\x63\x61tegory\x18\x01 \x01(\x0e\x32#.paymesh.payment.v1.DeclineCategory\x12\x0c\n\x04\x63ode\x18\x02 \x01(\t\x12\x15\n\rpsp_reference\x18\x03 \x01(\t\"&\n\rChargePending\x12\x15\n\rpsp_reference\x18\x01 \x01(\t\"=\n\rLookUpRequest\x12,\n\x10idempotency_keys\x18\x01 \x03(\tB\x12\xbaH\x0f\x92\x01\x0c\x10\xe8\x07\"\x07r\x05\x10\x01\x18\xff\x01\"?\n\x0eLookUpResponse\x12-\n\x07results\x18\x01 \x03(\x0b\x32\x1c.paymesh.psp.v1.LookUpResult\"\x9f\x02\n\x0cLookUpResult\x12\x17\n\x0fidempotency_key\x18\x01 \x01(\t\x12\x32\n\x08\x63\x61ptured\x18\x02 \x01(\x0b\x32\x1e.paymesh.psp.v1.ChargeCapturedH\x00\x12\x32\n\x08\x64\x65\x63lined\x18\x03 \x01(\x0b\x32\x1e.paymesh.psp.v1.ChargeDeclinedH\x00\x12\x30\n\x07pending\x18\x04 \x01(\x0b\x32\x1d.paymesh.psp.v1.ChargePendingH\x00\x12-\n\tnot_found\x18\x05 \x01(\x0b\x32\x18.paymesh.psp.v1.NotFoundH\x00\x12#\n\x05\x65rror\x18\x06 \x01(\x0b\x32\x12.google.rpc.StatusH\x00\x42\x08\n\x06result\"\n\n\x08NotFound\"\x18\n\x16GetCapabilitiesRequest\"\x90\x02\n\x17GetCapabilitiesResponse\x12\x0e\n\x06source\x18\x01 \x01(\t\x12-\n\nkey_window\x18\x02 \x01(\x0b\x32\x19.google.protobuf.Duration\x12\x36\n\ncurrencies\x18\x03 \x03(\x0b\x32\".paymesh.psp.v1.CurrencyCapability\x12\x37\n\x0f\x66unding_account\x18\x04 \x01(\x0e\x32\x1e.paymesh.psp.v1.FundingAccount\x12\x15\n\rday_time_zone\x18\x05 \x01(\t\x12.\n\x0b\x64\x61y_cut_off\x18\x06 \x01(\x0b\x32\x19.google.protobuf.Duration\"=\n\x12\x43urrencyCapability\x12\x15\n\rcurrency_code\x18\x01 \x01(\t\x12\x10\n\x08\x65xponent\x18\x02 \x01(\x05*t\n\x0e\x46undingAccount\x12\x1f\n\x1b\x46UNDING_ACCOUNT_UNSPECIFIED\x10\x00\x12\"\n\x1e\x46UNDING_ACCOUNT_PSP_RECEIVABLE\x10\x01\x12\x1d\n\x19\x46UNDING_ACCOUNT_BANK_CASH\x10\x02\x32\x90\x02\n\nPspService\x12I\n\x06\x43harge\x12\x1d.paymesh.psp.v1.ChargeRequest\x1a\x1e.paymesh.psp.v1.ChargeResponse0\x01\x12N\n\x06LookUp\x12\x1d.paymesh.psp.v1.LookUpRequest\x1a\x1e.paymesh.psp.v1.LookUpResponse\"\x03\x90\x02\x01\x30\x01\x12g\n\x0fGetCapabilities\x12&.paymesh.psp.v1.GetCapabilitiesRequest\x1a\'.paymesh.psp.v1.GetCapabilitiesResponse\"\x03\x90\x02\x01\x62\x06proto3')
 
 _globals = globals()
 _builder.BuildMessageAndEnumDescriptors(DESCRIPTOR, _globals)
@@ -48,42 +48,44 @@ if not _descriptor._USE_C_DESCRIPTORS:
   _globals['_CHARGEITEM'].fields_by_name['payment_method']._serialized_options = b'\272H\007r\005\020\001\030\377\001'
   _globals['_CHARGEITEM'].fields_by_name['amount']._loaded_options = None
   _globals['_CHARGEITEM'].fields_by_name['amount']._serialized_options = b'\272HW\272\001Q\n\026charge.amount_positive\022\037amount_minor must be at least 1\032\026this.amount_minor != 0\310\001\001'
+  _globals['_CHARGEITEM'].fields_by_name['payment_id']._loaded_options = None
+  _globals['_CHARGEITEM'].fields_by_name['payment_id']._serialized_options = b'\272H\025r\0202\016^[0-9a-f]{32}$\330\001\001'
   _globals['_LOOKUPREQUEST'].fields_by_name['idempotency_keys']._loaded_options = None
   _globals['_LOOKUPREQUEST'].fields_by_name['idempotency_keys']._serialized_options = b'\272H\017\222\001\014\020\350\007\"\007r\005\020\001\030\377\001'
   _globals['_PSPSERVICE'].methods_by_name['LookUp']._loaded_options = None
   _globals['_PSPSERVICE'].methods_by_name['LookUp']._serialized_options = b'\220\002\001'
   _globals['_PSPSERVICE'].methods_by_name['GetCapabilities']._loaded_options = None
   _globals['_PSPSERVICE'].methods_by_name['GetCapabilities']._serialized_options = b'\220\002\001'
-  _globals['_FUNDINGACCOUNT']._serialized_start=1979
-  _globals['_FUNDINGACCOUNT']._serialized_end=2095
+  _globals['_FUNDINGACCOUNT']._serialized_start=2025
+  _globals['_FUNDINGACCOUNT']._serialized_end=2141
   _globals['_CHARGEREQUEST']._serialized_start=203
   _globals['_CHARGEREQUEST']._serialized_end=277
   _globals['_CHARGEITEM']._serialized_start=280
-  _globals['_CHARGEITEM']._serialized_end=586
-  _globals['_CHARGERESPONSE']._serialized_start=588
-  _globals['_CHARGERESPONSE']._serialized_end=653
-  _globals['_CHARGEOUTCOME']._serialized_start=656
-  _globals['_CHARGEOUTCOME']._serialized_end=897
-  _globals['_CHARGECAPTURED']._serialized_start=900
-  _globals['_CHARGECAPTURED']._serialized_end=1033
-  _globals['_CHARGEDECLINED']._serialized_start=1035
-  _globals['_CHARGEDECLINED']._serialized_end=1143
-  _globals['_CHARGEPENDING']._serialized_start=1145
-  _globals['_CHARGEPENDING']._serialized_end=1183
-  _globals['_LOOKUPREQUEST']._serialized_start=1185
-  _globals['_LOOKUPREQUEST']._serialized_end=1246
-  _globals['_LOOKUPRESPONSE']._serialized_start=1248
-  _globals['_LOOKUPRESPONSE']._serialized_end=1311
-  _globals['_LOOKUPRESULT']._serialized_start=1314
-  _globals['_LOOKUPRESULT']._serialized_end=1601
-  _globals['_NOTFOUND']._serialized_start=1603
-  _globals['_NOTFOUND']._serialized_end=1613
-  _globals['_GETCAPABILITIESREQUEST']._serialized_start=1615
-  _globals['_GETCAPABILITIESREQUEST']._serialized_end=1639
-  _globals['_GETCAPABILITIESRESPONSE']._serialized_start=1642
-  _globals['_GETCAPABILITIESRESPONSE']._serialized_end=1914
-  _globals['_CURRENCYCAPABILITY']._serialized_start=1916
-  _globals['_CURRENCYCAPABILITY']._serialized_end=1977
-  _globals['_PSPSERVICE']._serialized_start=2098
-  _globals['_PSPSERVICE']._serialized_end=2370
+  _globals['_CHARGEITEM']._serialized_end=632
+  _globals['_CHARGERESPONSE']._serialized_start=634
+  _globals['_CHARGERESPONSE']._serialized_end=699
+  _globals['_CHARGEOUTCOME']._serialized_start=702
+  _globals['_CHARGEOUTCOME']._serialized_end=943
+  _globals['_CHARGECAPTURED']._serialized_start=946
+  _globals['_CHARGECAPTURED']._serialized_end=1079
+  _globals['_CHARGEDECLINED']._serialized_start=1081
+  _globals['_CHARGEDECLINED']._serialized_end=1189
+  _globals['_CHARGEPENDING']._serialized_start=1191
+  _globals['_CHARGEPENDING']._serialized_end=1229
+  _globals['_LOOKUPREQUEST']._serialized_start=1231
+  _globals['_LOOKUPREQUEST']._serialized_end=1292
+  _globals['_LOOKUPRESPONSE']._serialized_start=1294
+  _globals['_LOOKUPRESPONSE']._serialized_end=1357
+  _globals['_LOOKUPRESULT']._serialized_start=1360
+  _globals['_LOOKUPRESULT']._serialized_end=1647
+  _globals['_NOTFOUND']._serialized_start=1649
+  _globals['_NOTFOUND']._serialized_end=1659
+  _globals['_GETCAPABILITIESREQUEST']._serialized_start=1661
+  _globals['_GETCAPABILITIESREQUEST']._serialized_end=1685
+  _globals['_GETCAPABILITIESRESPONSE']._serialized_start=1688
+  _globals['_GETCAPABILITIESRESPONSE']._serialized_end=1960
+  _globals['_CURRENCYCAPABILITY']._serialized_start=1962
+  _globals['_CURRENCYCAPABILITY']._serialized_end=2023
+  _globals['_PSPSERVICE']._serialized_start=2144
+  _globals['_PSPSERVICE']._serialized_end=2416
 # @@protoc_insertion_point(module_scope)

@@ -84,6 +84,7 @@ class ChargeItem(_message.Message):
     ORDER_ID_FIELD_NUMBER: _builtins.int
     PAYMENT_METHOD_FIELD_NUMBER: _builtins.int
     AMOUNT_FIELD_NUMBER: _builtins.int
+    PAYMENT_ID_FIELD_NUMBER: _builtins.int
     idempotency_key: _builtins.str
     """Our idempotency key, 1 to 255 characters."""
     operation_id: _builtins.str
@@ -92,6 +93,10 @@ class ChargeItem(_message.Message):
     """Our order, repeated in the settlement file."""
     payment_method: _builtins.str
     """The PSP's token of the buyer's payment method."""
+    payment_id: _builtins.str
+    """The payment it belongs to, 32 lower-case hex digits, or empty. For logs and
+    traces alone; an adapter may hand it to the PSP beside the order.
+    """
     @_builtins.property
     def amount(self) -> _money_pb2.Money:
         """How much, at least 1 minor unit of ISO 4217; the adapter converts to the
@@ -106,10 +111,11 @@ class ChargeItem(_message.Message):
         order_id: _builtins.str = ...,
         payment_method: _builtins.str = ...,
         amount: _money_pb2.Money | None = ...,
+        payment_id: _builtins.str = ...,
     ) -> None: ...
     _HasFieldArgType: _TypeAlias = _typing.Literal["amount", b"amount"]  # noqa: Y015
     def HasField(self, field_name: _HasFieldArgType) -> _builtins.bool: ...
-    _ClearFieldArgType: _TypeAlias = _typing.Literal["amount", b"amount", "idempotency_key", b"idempotency_key", "operation_id", b"operation_id", "order_id", b"order_id", "payment_method", b"payment_method"]  # noqa: Y015
+    _ClearFieldArgType: _TypeAlias = _typing.Literal["amount", b"amount", "idempotency_key", b"idempotency_key", "operation_id", b"operation_id", "order_id", b"order_id", "payment_id", b"payment_id", "payment_method", b"payment_method"]  # noqa: Y015
     def ClearField(self, field_name: _ClearFieldArgType) -> None: ...
     def WhichOneof(self, oneof_group: _Never) -> None: ...
 

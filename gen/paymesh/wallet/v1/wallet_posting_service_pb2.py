@@ -28,7 +28,7 @@ from paymesh.common.v1 import money_pb2 as paymesh_dot_common_dot_v1_dot_money__
 from paymesh.wallet.v1 import wallet_service_pb2 as paymesh_dot_wallet_dot_v1_dot_wallet__service__pb2
 
 
-DESCRIPTOR = _descriptor_pool.Default().AddSerializedFile(b'\n.paymesh/wallet/v1/wallet_posting_service.proto\x12\x11paymesh.wallet.v1\x1a\x1b\x62uf/validate/validate.proto\x1a\x17google/rpc/status.proto\x1a\x1dpaymesh/common/v1/money.proto\x1a&paymesh/wallet/v1/wallet_service.proto\"[\n\x15\x41pplyMovementsRequest\x12\x42\n\tmovements\x18\x01 \x03(\x0b\x32\x1f.paymesh.wallet.v1.MovementItemB\x0e\xbaH\x0b\x92\x01\x08\x10\xe8\x07\"\x03\xd8\x01\x03\"\x97\x02\n\x0cMovementItem\x12+\n\x0coperation_id\x18\x01 \x01(\tB\x15\xbaH\x12r\x10\x32\x0e^[0-9a-f]{32}$\x12\x19\n\x08revision\x18\x02 \x01(\x05\x42\x07\xbaH\x04\x1a\x02(\x00\x12\x37\n\x04kind\x18\x03 \x01(\x0e\x32\x1f.paymesh.wallet.v1.MovementKindB\x08\xbaH\x05\x82\x01\x02\x18\x01\x12+\n\tseller_id\x18\x04 \x01(\tB\x18\xbaH\x15r\x13\x10\x01\x18\xff\x01\x32\x0c^[^\\p{Cc}]*$\x12\'\n\x08order_id\x18\x05 \x01(\tB\x15\xbaH\x12r\x10\x32\x0e^[0-9a-f]{32}$\x12\x30\n\x06\x61mount\x18\x06 \x01(\x0b\x32\x18.paymesh.common.v1.MoneyB\x06\xbaH\x03\xc8\x01\x01\"L\n\x16\x41pplyMovementsResponse\x12\x32\n\x07results\x18\x01 \x03(\x0b\x32!.paymesh.wallet.v1.MovementResult\"v\n\x0eMovementResult\x12\x35\n\x07\x61pplied\x18\x01 \x01(\x0b\x32\".paymesh.wallet.v1.AppliedMovementH\x00\x12#\n\x05\x65rror\x18\x02 \x01(\x0b\x32\x12.google.rpc.StatusH\x00\x42\x08\n\x06result\"j\n\x0f\x41ppliedMovement\x12\x13\n\x0bmovement_id\x18\x01 \x01(\t\x12\x15\n\rpending_minor\x18\x02 \x01(\x03\x12\x17\n\x0f\x61vailable_minor\x18\x03 \x01(\x03\x12\x12\n\ndebt_minor\x18\x04 \x01(\x03\x32\x82\x01\n\x14WalletPostingService\x12j\n\x0e\x41pplyMovements\x12(.paymesh.wallet.v1.ApplyMovementsRequest\x1a).paymesh.wallet.v1.ApplyMovementsResponse\"\x03\x90\x02\x02\x62\x06proto3')
+DESCRIPTOR = _descriptor_pool.Default().AddSerializedFile(b'\n.paymesh/wallet/v1/wallet_posting_service.proto\x12\x11paymesh.wallet.v1\x1a\x1b\x62uf/validate/validate.proto\x1a\x17google/rpc/status.proto\x1a\x1dpaymesh/common/v1/money.proto\x1a&paymesh/wallet/v1/wallet_service.proto\"[\n\x15\x41pplyMovementsRequest\x12\x42\n\tmovements\x18\x01 \x03(\x0b\x32\x1f.paymesh.wallet.v1.MovementItemB\x0e\xbaH\x0b\x92\x01\x08\x10\xe8\x07\"\x03\xd8\x01\x03\"\xc5\x02\n\x0cMovementItem\x12+\n\x0coperation_id\x18\x01 \x01(\tB\x15\xbaH\x12r\x10\x32\x0e^[0-9a-f]{32}$\x12\x19\n\x08revision\x18\x02 \x01(\x05\x42\x07\xbaH\x04\x1a\x02(\x00\x12\x37\n\x04kind\x18\x03 \x01(\x0e\x32\x1f.paymesh.wallet.v1.MovementKindB\x08\xbaH\x05\x82\x01\x02\x18\x01\x12+\n\tseller_id\x18\x04 \x01(\tB\x18\xbaH\x15r\x13\x10\x01\x18\xff\x01\x32\x0c^[^\\p{Cc}]*$\x12\'\n\x08order_id\x18\x05 \x01(\tB\x15\xbaH\x12r\x10\x32\x0e^[0-9a-f]{32}$\x12\x30\n\x06\x61mount\x18\x06 \x01(\x0b\x32\x18.paymesh.common.v1.MoneyB\x06\xbaH\x03\xc8\x01\x01\x12,\n\npayment_id\x18\x0f \x01(\tB\x18\xbaH\x15r\x10\x32\x0e^[0-9a-f]{32}$\xd8\x01\x01\"L\n\x16\x41pplyMovementsResponse\x12\x32\n\x07results\x18\x01 \x03(\x0b\x32!.paymesh.wallet.v1.MovementResult\"v\n\x0eMovementResult\x12\x35\n\x07\x61pplied\x18\x01 \x01(\x0b\x32\".paymesh.wallet.v1.AppliedMovementH\x00\x12#\n\x05\x65rror\x18\x02 \x01(\x0b\x32\x12.google.rpc.StatusH\x00\x42\x08\n\x06result\"j\n\x0f\x41ppliedMovement\x12\x13\n\x0bmovement_id\x18\x01 \x01(\t\x12\x15\n\rpending_minor\x18\x02 \x01(\x03\x12\x17\n\x0f\x61vailable_minor\x18\x03 \x01(\x03\x12\x12\n\ndebt_minor\x18\x04 \x01(\x03\x32\x82\x01\n\x14WalletPostingService\x12j\n\x0e\x41pplyMovements\x12(.paymesh.wallet.v1.ApplyMovementsRequest\x1a).paymesh.wallet.v1.ApplyMovementsResponse\"\x03\x90\x02\x02\x62\x06proto3')
 
 _globals = globals()
 _builder.BuildMessageAndEnumDescriptors(DESCRIPTOR, _globals)
@@ -49,18 +49,20 @@ if not _descriptor._USE_C_DESCRIPTORS:
   _globals['_MOVEMENTITEM'].fields_by_name['order_id']._serialized_options = b'\272H\022r\0202\016^[0-9a-f]{32}$'
   _globals['_MOVEMENTITEM'].fields_by_name['amount']._loaded_options = None
   _globals['_MOVEMENTITEM'].fields_by_name['amount']._serialized_options = b'\272H\003\310\001\001'
+  _globals['_MOVEMENTITEM'].fields_by_name['payment_id']._loaded_options = None
+  _globals['_MOVEMENTITEM'].fields_by_name['payment_id']._serialized_options = b'\272H\025r\0202\016^[0-9a-f]{32}$\330\001\001'
   _globals['_WALLETPOSTINGSERVICE'].methods_by_name['ApplyMovements']._loaded_options = None
   _globals['_WALLETPOSTINGSERVICE'].methods_by_name['ApplyMovements']._serialized_options = b'\220\002\002'
   _globals['_APPLYMOVEMENTSREQUEST']._serialized_start=194
   _globals['_APPLYMOVEMENTSREQUEST']._serialized_end=285
   _globals['_MOVEMENTITEM']._serialized_start=288
-  _globals['_MOVEMENTITEM']._serialized_end=567
-  _globals['_APPLYMOVEMENTSRESPONSE']._serialized_start=569
-  _globals['_APPLYMOVEMENTSRESPONSE']._serialized_end=645
-  _globals['_MOVEMENTRESULT']._serialized_start=647
-  _globals['_MOVEMENTRESULT']._serialized_end=765
-  _globals['_APPLIEDMOVEMENT']._serialized_start=767
-  _globals['_APPLIEDMOVEMENT']._serialized_end=873
-  _globals['_WALLETPOSTINGSERVICE']._serialized_start=876
-  _globals['_WALLETPOSTINGSERVICE']._serialized_end=1006
+  _globals['_MOVEMENTITEM']._serialized_end=613
+  _globals['_APPLYMOVEMENTSRESPONSE']._serialized_start=615
+  _globals['_APPLYMOVEMENTSRESPONSE']._serialized_end=691
+  _globals['_MOVEMENTRESULT']._serialized_start=693
+  _globals['_MOVEMENTRESULT']._serialized_end=811
+  _globals['_APPLIEDMOVEMENT']._serialized_start=813
+  _globals['_APPLIEDMOVEMENT']._serialized_end=919
+  _globals['_WALLETPOSTINGSERVICE']._serialized_start=922
+  _globals['_WALLETPOSTINGSERVICE']._serialized_end=1052
 # @@protoc_insertion_point(module_scope)

@@ -57,6 +57,7 @@ class MovementItem(_message.Message):
     SELLER_ID_FIELD_NUMBER: _builtins.int
     ORDER_ID_FIELD_NUMBER: _builtins.int
     AMOUNT_FIELD_NUMBER: _builtins.int
+    PAYMENT_ID_FIELD_NUMBER: _builtins.int
     operation_id: _builtins.str
     """The operation that causes it, 32 lower-case hex digits."""
     revision: _builtins.int
@@ -67,6 +68,10 @@ class MovementItem(_message.Message):
     """Whose wallet, 1 to 255 characters."""
     order_id: _builtins.str
     """The order, 32 lower-case hex digits."""
+    payment_id: _builtins.str
+    """The payment it belongs to, 32 lower-case hex digits, or empty. For logs and
+    traces alone: it is not stored, and a repetition may leave it out.
+    """
     @_builtins.property
     def amount(self) -> _money_pb2.Money:
         """What moves: for a capture what was captured less the commission, 0 or more."""
@@ -80,10 +85,11 @@ class MovementItem(_message.Message):
         seller_id: _builtins.str = ...,
         order_id: _builtins.str = ...,
         amount: _money_pb2.Money | None = ...,
+        payment_id: _builtins.str = ...,
     ) -> None: ...
     _HasFieldArgType: _TypeAlias = _typing.Literal["amount", b"amount"]  # noqa: Y015
     def HasField(self, field_name: _HasFieldArgType) -> _builtins.bool: ...
-    _ClearFieldArgType: _TypeAlias = _typing.Literal["amount", b"amount", "kind", b"kind", "operation_id", b"operation_id", "order_id", b"order_id", "revision", b"revision", "seller_id", b"seller_id"]  # noqa: Y015
+    _ClearFieldArgType: _TypeAlias = _typing.Literal["amount", b"amount", "kind", b"kind", "operation_id", b"operation_id", "order_id", b"order_id", "payment_id", b"payment_id", "revision", b"revision", "seller_id", b"seller_id"]  # noqa: Y015
     def ClearField(self, field_name: _ClearFieldArgType) -> None: ...
     def WhichOneof(self, oneof_group: _Never) -> None: ...
 
