@@ -5,7 +5,7 @@ from __future__ import annotations
 from collections.abc import Iterator
 
 from ledger_svc.reconciliation.readers.model import ReadError, ReadReason
-from ledger_svc.reconciliation.readers.xml_stream import Element, local_name
+from ledger_svc.reconciliation.readers.xml_stream import Element
 
 _FLAGS = {"true": True, "1": True, "false": False, "0": False}
 
@@ -15,14 +15,14 @@ def child(element: Element | None, *path: str) -> Element | None:
     for name in path:
         if element is None:
             return None
-        element = next((one for one in element if local_name(one) == name), None)
+        element = next(element.iterchildren(f"{{*}}{name}"), None)
     return element
 
 
 def children(element: Element | None, name: str) -> Iterator[Element]:
     """All children of this local name."""
     if element is not None:
-        yield from (one for one in element if local_name(one) == name)
+        yield from element.iterchildren(f"{{*}}{name}")
 
 
 def text(element: Element | None, *path: str) -> str:

@@ -150,8 +150,8 @@ class Statement:
     for a statement without any amount. Balances are signed, credit positive; None: the format
     or the file does not carry it. credits_minor, debits_minor: sums of the entries, unsigned.
     ties: opening + credits - debits = closing, and nothing else is known to be broken; None
-    where there is nothing to compare. identity: what the source calls the statement. date: of
-    the closing balance.
+    where there is nothing to compare. identity: what the source calls the statement;
+    revision: how often it was corrected. date: of the closing balance.
     """
 
     number: int
@@ -166,6 +166,7 @@ class Statement:
     ties: bool | None
     problems: tuple[Problem, ...]
     identity: str = ""
+    revision: int = 0
     date: date | None = None
 
     @property

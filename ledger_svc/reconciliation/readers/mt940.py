@@ -31,7 +31,7 @@ FORMAT = "MT940"
 _BALANCE = re.compile(r"([CD])(\d{6})([A-Z]{3})?(\d+(?:,\d*)?)\s*", re.ASCII)
 _LINE = re.compile(
     r"(?P<date>\d{6})(?P<entry>\d{4}| {4})?(?P<mark>R?[CD])[A-Z]?[ \n]?"
-    r"(?P<amount>\d+(?:,\d*)?) ?(?P<code>[A-Z][A-Z0-9 ]{3})?(?P<rest>.*)",
+    r"(?P<amount>\d+(?:,\d*)?)(?![.,\d]) ?(?P<code>[A-Z][A-Z0-9 ]{3})?(?P<rest>.*)",
     re.ASCII | re.DOTALL,
 )
 _NUMBER = re.compile(r"(\d{1,5})(?:/(\d{1,5}))?", re.ASCII)

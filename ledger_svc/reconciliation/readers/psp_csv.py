@@ -102,12 +102,13 @@ class _Reader:
         opening = minor(_needed(row, "balance_minor"), row.at("balance_minor"))
         opened = self._pages.open(
             (account, currency, identity),
-            lambda: Tally(account, currency, f"{identity}/{revision}"),
+            lambda: Tally(account, currency, identity),
             row.where,
             first=number == 1,
             number=number,
         )
         self._pages.opens_with(opened, opening, row.where)
+        opened.tally.revision = revision
         opened.tally.closing_date = iso_date(
             _needed(row, "settlement_date"), row.at("settlement_date")
         )

@@ -102,7 +102,7 @@ def _head(source: Source) -> Head:
     if head.lstrip()[:1] == b"<" or head[:2] in {b"<\0", b"\0<"}:
         return Head(head.decode(charset_of(source), errors="replace"), ())
     text = head.decode(source.charset or "utf-8", errors="replace")
-    return Head(text, header_of(text.encode()))
+    return Head("\n".join(text.splitlines()), header_of(text.encode()))
 
 
 def _camt(message: str, name: str) -> Callable[[Head], str | None]:

@@ -59,7 +59,7 @@ def rows(source: Source, *, final_line_end: bool = False) -> Iterator[Row]:
             text.where, {name: cell.strip() for name, cell in zip(header, cells, strict=True)}
         )
     if final_line_end and not text.ended:
-        raise ReadError(ReadReason.FILE_CUT, text.where, "the last row has no line end")
+        raise ReadError(ReadReason.FILE_CUT, "end of file", "the last row has no line end")
 
 
 def header_of(head: bytes) -> list[str]:

@@ -180,6 +180,7 @@ class _Payout:
             texts=tuple(cells[name] for name in ("description",) if cells.get(name)),
             create_time=utc_time(created, row.at("created_utc")) if created else None,
             reversal=category.endswith(_REVERSALS),
+            original_amount_minor=_customer_facing(row),
             original_currency_code=cells.get("customer_facing_currency", "").upper(),
         )
 
@@ -201,6 +202,15 @@ def _needed(row: Row, column: str) -> str:
     if not (text := row.cells[column]):
         raise ReadError(ReadReason.MISSING_FIELD, row.at(column), "this must not be empty")
     return text
+
+
+def _customer_facing(row: Row) -> int | None:
+    """What the buyer saw, before conversion."""
+    amount = row.cells.get("customer_facing_amount", "")
+    currency = row.cells.get("customer_facing_currency", "").upper()
+    if not amount or not currency:
+        return None
+    return to_minor(amount, currency, row.at("customer_facing_amount"))
 
 
 def _day(row: Row, *columns: str) -> date | None:

@@ -26,6 +26,7 @@ class Tally:
         self.account = account
         self.currency_code = currency_code
         self.identity = identity
+        self.revision = 0
         self.opening_minor: int | None = None
         self.closing_minor: int | None = None
         self.closing_date: date | None = None
@@ -89,6 +90,7 @@ class Tally:
             ties=ties,
             problems=tuple(Problem(code, text) for code, text in self._problems.items()),
             identity=self.identity,
+            revision=self.revision,
             date=self.closing_date,
         )
 

@@ -5,7 +5,7 @@ from __future__ import annotations
 import codecs
 import re
 from collections.abc import Iterable, Iterator
-from typing import cast
+from typing import Any, cast
 
 from lxml import etree
 
@@ -18,6 +18,9 @@ _CHARSETS = frozenset(
 )
 _DECLARED = re.compile(rb"""<\?xml[^>]{0,200}?\sencoding\s*=\s*["']([A-Za-z0-9._-]{1,40})["']""")
 _LONGEST_PROLOG = 1 << 16
+
+# The one error that the parser keeps to itself until its end.
+_UNDECLARED_ENTITY = "ERR_UNDECLARED_ENTITY"
 
 Element = etree._Element  # noqa: SLF001
 """lxml has no public name for it."""
@@ -57,13 +60,13 @@ class XmlStream:
                 yield from cast("Iterator[tuple[str, Element]]", self._parser.read_events())
                 if self._held_bytes > self._source.limits.record_bytes + len(chunk):
                     raise record_too_long(f"byte {fed}", self._source.limits)
-        except etree.XMLSyntaxError:
-            raise _malformed(self._line(), self._error_name()) from None
-        if name := self._error_name():
-            raise _malformed(self._line(), name)
+        except etree.XMLSyntaxError as error:
+            raise _malformed(error) from None
         try:
             self._parser.close()
-        except etree.XMLSyntaxError:
+        except etree.XMLSyntaxError as error:
+            if _name_and_line(error)[0] == _UNDECLARED_ENTITY:
+                raise _malformed(error) from None
             raise ReadError(ReadReason.FILE_CUT, "end of file", "the document has no end") from None
 
     def release(self, element: Element) -> None:
@@ -79,19 +82,6 @@ class XmlStream:
         if parent is not None:
             while parent[0] is not element:
                 del parent[0]
-
-    def _error_name(self) -> str:
-        """The name of the last error; empty as long as there is none."""
-        errors = self._errors()
-        return str(errors[-1].type_name) if errors else ""
-
-    def _line(self) -> str:
-        errors = self._errors()
-        return str(errors[-1].line) if errors else "?"
-
-    def _errors(self) -> list[etree._LogEntry]:
-        """Without warnings, for example of a namespace that is no absolute URI."""
-        return [one for one in self._parser.error_log if one.level >= etree.ErrorLevels.ERROR]
 
 
 def charset_of(source: Source) -> str:
@@ -165,10 +155,17 @@ def _root_begins(prolog: str) -> bool:
         at = end + skip
 
 
-def _malformed(line: str, name: str) -> ReadError:
+def _malformed(error: etree.XMLSyntaxError) -> ReadError:
     """By the error's own name: its message would repeat what stands in the file."""
+    name, line = _name_and_line(error)
     return ReadError(
         ReadReason.XML_NOT_WELL_FORMED,
         f"line {line}",
         f"this is no well-formed XML ({name.removeprefix('ERR_')})",
     )
+
+
+def _name_and_line(error: etree.XMLSyntaxError) -> tuple[str, int]:
+    # lxml's log goes on over parses of a thread; the last one is ours.
+    errors = list(cast("Iterable[Any]", error.error_log))
+    return (str(errors[-1].type_name), int(errors[-1].line)) if errors else ("", 0)
