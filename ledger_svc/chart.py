@@ -73,7 +73,8 @@ class CaptureEvent(NamedTuple):
     """An order was captured at `source` and credited to the seller's wallet.
 
     captured = seller_pending_minor + commission_minor, in the captured currency. fee: what
-    the PSP keeps, if it told; it may be in another currency.
+    the PSP keeps, if it told; it may be in another currency. psp_reference: what the PSP
+    calls the capture, empty if not known.
     """
 
     operation_id: UUID
@@ -85,6 +86,7 @@ class CaptureEvent(NamedTuple):
     seller_pending_minor: int
     commission_minor: int
     fee: Money | None
+    psp_reference: str = ""
 
 
 def journals(event: CaptureEvent) -> tuple[Journal, ...]:
@@ -144,7 +146,14 @@ def differences(asked: Sequence[Journal], stored: Sequence[Journal]) -> tuple[st
         if (field in ours and field in theirs and ours[field] != theirs[field])
         or (field.endswith("_minor") and ours.get(field, 0) != theirs.get(field, 0))
     }
+    if not fields and _without_references(asked) == _without_references(stored):
+        return ()
     return tuple(sorted(fields)) or ("entries",)
+
+
+def _without_references(journals: Sequence[Journal]) -> list[Journal]:
+    """Whether the PSP's reference was known is no difference; another one is a fact's."""
+    return [journal._replace(psp_reference="") for journal in journals]
 
 
 def _journal(kind: JournalKind, event: CaptureEvent, *lines: Entry) -> Journal:
@@ -156,6 +165,7 @@ def _journal(kind: JournalKind, event: CaptureEvent, *lines: Entry) -> Journal:
         event.revision,
         event.order_id,
         tuple(line for line in lines if line.amount_minor),
+        psp_reference=event.psp_reference,
     )
     check_balanced(journal)
     return journal
@@ -176,6 +186,8 @@ def _facts(booked: Iterable[Journal]) -> Iterator[tuple[str, str | int]]:
     """The event's fields, on the wire, that its journals tell of."""
     for journal in booked:
         yield "order_id", journal.order_id.hex
+        if journal.psp_reference:
+            yield "capture.psp_reference", journal.psp_reference
         for entry in journal.entries:
             match journal.kind, entry.account.kind:
                 case JournalKind.CAPTURE, K.PSP_RECEIVABLE:

@@ -68,7 +68,8 @@ class Entry(NamedTuple):
 class Journal(NamedTuple):
     """A balanced set of entries that one operation causes; never changed once written.
 
-    reverses: the journal that this one corrects.
+    reverses: the journal that this one corrects. psp_reference: what the PSP calls the
+    operation, empty if not known.
     """
 
     journal_id: UUID
@@ -78,6 +79,7 @@ class Journal(NamedTuple):
     order_id: UUID
     entries: tuple[Entry, ...]
     reverses: UUID | None = None
+    psp_reference: str = ""
 
 
 class WrittenJournal(NamedTuple):

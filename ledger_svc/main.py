@@ -9,9 +9,14 @@ from paymesh.ledger.v1.ledger_posting_service_pb2_grpc import (
     add_LedgerPostingServiceServicer_to_server,
 )
 from paymesh.ledger.v1.ledger_service_pb2_grpc import add_LedgerServiceServicer_to_server
+from paymesh.reconciliation.v1 import reconciliation_service_pb2
+from paymesh.reconciliation.v1.reconciliation_service_pb2_grpc import (
+    add_ReconciliationServiceServicer_to_server,
+)
 
 from ledger_svc import operations
 from ledger_svc.config import Settings
+from ledger_svc.reconciliation.servicer import ReconciliationServicer
 from ledger_svc.servicer import LedgerPostingServicer, LedgerServicer, LedgerWriter
 from mesh import server as mesh_server
 from mesh.config import load
@@ -25,6 +30,11 @@ NAME = "ledger_svc"
 # A call brings a list of up to 1000: more than a few of them would bring one statement
 # near its timeout, and they are long enough to be cheap.
 MAX_CALLS_PER_COMMIT = 4
+
+# The reconciliation works on whole days: it has connections of its own, whose statements may
+# take long and are planned for what they meet (mesh/db.py), so that no payment waits for one.
+RECONCILIATION_PATIENCE_MS = 600_000
+RECONCILIATION_CONNECTIONS = 2
 
 
 def wire(settings: Settings, database: Database) -> tuple[Server, Background]:
@@ -41,8 +51,29 @@ def wire(settings: Settings, database: Database) -> tuple[Server, Background]:
         ledger_posting_service_pb2.DESCRIPTOR.services_by_name["LedgerPostingService"].full_name,
         internal=True,
     )
+    patient = Database(
+        settings.database_url,
+        application_name=f"{NAME}.reconciliation",
+        pool_size=RECONCILIATION_CONNECTIONS,
+        by_key=False,
+        patience_ms=RECONCILIATION_PATIENCE_MS,
+    )
+    add_ReconciliationServiceServicer_to_server(
+        ReconciliationServicer(patient, settings.sources, settings.max_file_bytes), server.grpc
+    )
+    server.add(
+        reconciliation_service_pb2.DESCRIPTOR.services_by_name["ReconciliationService"].full_name
+    )
+
     serve_status(server, "ledger", settings, database)
-    return server, writer.run
+
+    async def run() -> None:
+        try:
+            await writer.run()
+        finally:
+            await patient.close()
+
+    return server, run
 
 
 async def serve(settings: Settings) -> None:

@@ -141,6 +141,7 @@ def _event(item: ledger_posting_service_pb2.LedgerEvent) -> CaptureEvent | MeshE
         capture.seller_pending_minor,
         capture.commission_minor,
         _money(capture.fee) if capture.HasField("fee") else None,
+        capture.psp_reference,
     )
 
 

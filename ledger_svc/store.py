@@ -38,17 +38,19 @@ WITH asked AS (
   SELECT *
   FROM json_to_recordset(cast(:journals AS json))
        AS j (key uuid, journal_id uuid, kind smallint, operation_id uuid, revision integer,
-             order_id uuid, reverses uuid, line_count smallint, entries json)
+             order_id uuid, reverses uuid, psp_reference text, line_count smallint, entries json)
 ), won AS (
-  INSERT INTO journal (journal_id, kind, operation_id, revision, order_id, reverses, line_count)
-  SELECT journal_id, kind, operation_id, revision, order_id, reverses, line_count
+  INSERT INTO journal (journal_id, kind, operation_id, revision, order_id, reverses,
+                       psp_reference, line_count)
+  SELECT journal_id, kind, operation_id, revision, order_id, reverses, psp_reference, line_count
   FROM asked
   WHERE journal_id = key
   ON CONFLICT (journal_id) DO NOTHING
   RETURNING journal_id AS key
 ), others AS (
-  INSERT INTO journal (journal_id, kind, operation_id, revision, order_id, reverses, line_count)
-  SELECT journal_id, kind, operation_id, revision, order_id, reverses, line_count
+  INSERT INTO journal (journal_id, kind, operation_id, revision, order_id, reverses,
+                       psp_reference, line_count)
+  SELECT journal_id, kind, operation_id, revision, order_id, reverses, psp_reference, line_count
   FROM asked JOIN won USING (key)
   WHERE journal_id <> key
 ), booked AS (
@@ -64,7 +66,7 @@ SELECT key FROM won
 """)
 
 _READ_JOURNALS = text("""
-SELECT journal_id, kind, operation_id, revision, order_id, reverses, create_time
+SELECT journal_id, kind, operation_id, revision, order_id, reverses, psp_reference, create_time
 FROM journal
 WHERE journal_id = ANY(cast(:journal_ids AS uuid[]))
 """)
@@ -145,6 +147,7 @@ def _journal_row(key: UUID, journal: Journal) -> dict[str, object]:
         "revision": journal.revision,
         "order_id": journal.order_id.hex,
         "reverses": None if journal.reverses is None else journal.reverses.hex,
+        "psp_reference": journal.psp_reference,
         "line_count": len(journal.entries),
         "entries": [_entry_row(line, entry) for line, entry in enumerate(journal.entries)],
     }
@@ -182,6 +185,7 @@ async def read_journals(
                 row.order_id,
                 tuple(entries[row.journal_id]),
                 row.reverses,
+                row.psp_reference,
             ),
             row.create_time,
         )

@@ -13,10 +13,10 @@ from __future__ import annotations
 import asyncio
 import random
 import select
-from collections.abc import Awaitable, Callable
+from collections.abc import AsyncIterator, Awaitable, Callable
 from enum import Enum, auto
 from functools import partial
-from typing import Any, TypeVar
+from typing import Any, TypeVar, cast
 
 import psycopg
 from sqlalchemy import Connection, event, make_url
@@ -144,17 +144,24 @@ class Database:
     """Pools of connections to one service's database."""
 
     def __init__(
-        self, url: str, *, application_name: str, pool_size: int = POOL_SIZE, by_key: bool = True
+        self,
+        url: str,
+        *,
+        application_name: str,
+        pool_size: int = POOL_SIZE,
+        by_key: bool = True,
+        patience_ms: int | None = None,
     ) -> None:
         """`url` as in libpq (postgresql://role:password@host:port/database).
 
         pool_size: connections at most, of each of the two kinds (transactions, and
-        statements that are one in themselves). by_key: see _PLAN_ONCE.
+        statements that are one in themselves). by_key: see _PLAN_ONCE. patience_ms: how long
+        a statement or a lock may take, for work on whole tables that no payment waits for.
         """
         settings: dict[str, object] = {
             "timezone": "UTC",
-            "lock_timeout": LOCK_TIMEOUT_MS,
-            "statement_timeout": STATEMENT_TIMEOUT_MS,
+            "lock_timeout": patience_ms or LOCK_TIMEOUT_MS,
+            "statement_timeout": patience_ms or STATEMENT_TIMEOUT_MS,
             "idle_in_transaction_session_timeout": IDLE_IN_TRANSACTION_TIMEOUT_MS,
             **(_PLAN_ONCE if by_key else _PLAN_ANEW),
         }
@@ -261,6 +268,26 @@ class Database:
             # Not `from error`: whatever logs an exception logs its cause, and the driver's
             # text holds values ("Key (reference)=(…) already exists").
             raise failed.with_traceback(error.__traceback__) from None
+
+
+async def copy_in(
+    connection: AsyncConnection, statement: str, blocks: AsyncIterator[bytes]
+) -> None:
+    """Runs a COPY … FROM STDIN within the work of a commit, block by block.
+
+    statement: a constant; no value of anybody's may be part of it.
+    """
+    raw = await connection.get_raw_connection()
+    driver = cast("psycopg.AsyncConnection[Any]", raw.driver_connection)
+    try:
+        async with driver.cursor() as cursor, cursor.copy(statement.encode()) as copy:
+            async for block in blocks:
+                await copy.write(block)
+    except psycopg.Error as error:
+        # As an error of any other statement.
+        raise DBAPIError.instance(
+            statement, None, error, psycopg.Error, hide_parameters=True
+        ) from None
 
 
 # In the info of a connection: how many statements the server answered, as a list of one.

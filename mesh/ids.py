@@ -72,6 +72,11 @@ def journal_id(kind: str, operation: UUID, revision: int = 0) -> UUID:
     return _derive("journal", _lead(operation), kind, operation.hex, str(revision))
 
 
+def settlement_file_id(source: str, settlement_date: str, sha256: str) -> UUID:
+    """A file of a source: its day as YYYY-MM-DD (empty if not known), its hash in hex."""
+    return _derive("settlement_file", None, source, settlement_date, sha256)
+
+
 def parse(text: str) -> UUID:
     """An id from its form on the wire, 32 lower-case hex digits; ValueError otherwise."""
     value = UUID(text)

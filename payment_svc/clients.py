@@ -366,6 +366,7 @@ def _event(capture: Capture) -> ledger_pb.LedgerEvent:
         captured=_money(item.amount_minor, item.currency_code),
         seller_pending_minor=capture.applied.pending_minor,
         commission_minor=item.commission_minor,
+        psp_reference=outcome.psp_reference,
     )
     if outcome.fee is not None:
         event.fee.CopyFrom(_money(outcome.fee.amount_minor, outcome.fee.currency_code))

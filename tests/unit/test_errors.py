@@ -59,9 +59,14 @@ def test_reasons_are_called_what_they_say() -> None:
 
 def test_codes_of_the_contract() -> None:
     contract = {
-        Code.INVALID_ARGUMENT: {"VALIDATION_FAILED", "CARD_NUMBER_REFUSED", "UNKNOWN_CURRENCY"},
+        Code.INVALID_ARGUMENT: {
+            "VALIDATION_FAILED",
+            "CARD_NUMBER_REFUSED",
+            "UNKNOWN_CURRENCY",
+            "FILE_TOO_LARGE",
+        },
         Code.ALREADY_EXISTS: {"REQUEST_ID_REUSED", "OPERATION_CONFLICT"},
-        Code.NOT_FOUND: {"PAYMENT_NOT_FOUND"},
+        Code.NOT_FOUND: {"PAYMENT_NOT_FOUND", "SOURCE_NOT_FOUND", "FILE_NOT_FOUND"},
         Code.FAILED_PRECONDITION: {"WRONG_STATE"},
         Code.RESOURCE_EXHAUSTED: {"OVERLOADED"},
         Code.UNAVAILABLE: {"DEPENDENCY_DOWN"},

@@ -52,6 +52,10 @@ GOLDEN = {
         "0198f5a27b1c893180801b026340e65b",
     ),
     "retry": (ids.retry_id(PAYMENT, "default", "r-1"), "0198f5a27b1c8d15a6f0d98feb46e712"),
+    "settlement file": (
+        ids.settlement_file_id("psp_stub", "2026-01-31", "ab" * 32),
+        "73304da476198f16a16064c69aac3d51",
+    ),
     "journal of a PSP fee": (ids.journal_id("psp_fee", CHARGE), "0198f5a27b1c82daa76169aa12e305d5"),
 }
 

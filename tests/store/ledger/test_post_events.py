@@ -259,3 +259,23 @@ async def test_conflicting_events_at_once_book_one_of_the_two(
         for mine, yours in zip(one, reversed(other), strict=True):
             assert isinstance(mine, tuple) != isinstance(yours, tuple)
     assert_books_are_sound(ledger_url)
+
+
+async def test_what_the_psp_calls_it_may_be_learned_later_but_not_change(
+    database: Database, ledger_url: str
+) -> None:
+    named = new_capture()._replace(psp_reference="psp_1")
+    [booked] = await post_events(database, [named])
+    assert isinstance(booked, tuple)
+    with psycopg.connect(ledger_url) as connection:
+        row = connection.execute(
+            "SELECT psp_reference FROM journal WHERE journal_id = %s", [booked[0]]
+        ).fetchone()
+    assert row == ("psp_1",)
+    again, unnamed, renamed = await post_events(
+        database,
+        [named, named._replace(psp_reference=""), named._replace(psp_reference="psp_2")],
+    )
+    assert again == unnamed == booked
+    assert isinstance(renamed, MeshError)
+    assert renamed.metadata == {"fields": "capture.psp_reference"}

@@ -27,7 +27,7 @@ from google.rpc import status_pb2 as google_dot_rpc_dot_status__pb2
 from paymesh.common.v1 import money_pb2 as paymesh_dot_common_dot_v1_dot_money__pb2
 
 
-DESCRIPTOR = _descriptor_pool.Default().AddSerializedFile(b'\n.paymesh/ledger/v1/ledger_posting_service.proto\x12\x11paymesh.ledger.v1\x1a\x1b\x62uf/validate/validate.proto\x1a\x17google/rpc/status.proto\x1a\x1dpaymesh/common/v1/money.proto\"S\n\x11PostEventsRequest\x12>\n\x06\x65vents\x18\x01 \x03(\x0b\x32\x1e.paymesh.ledger.v1.LedgerEventB\x0e\xbaH\x0b\x92\x01\x08\x10\xe8\x07\"\x03\xd8\x01\x03\"\xf0\x01\n\x0bLedgerEvent\x12+\n\x0coperation_id\x18\x01 \x01(\tB\x15\xbaH\x12r\x10\x32\x0e^[0-9a-f]{32}$\x12\x19\n\x08revision\x18\x02 \x01(\x05\x42\x07\xbaH\x04\x1a\x02(\x00\x12\'\n\x08order_id\x18\x03 \x01(\tB\x15\xbaH\x12r\x10\x32\x0e^[0-9a-f]{32}$\x12\x32\n\x07\x63\x61pture\x18\x04 \x01(\x0b\x32\x1f.paymesh.ledger.v1.CaptureEventH\x00\x12,\n\npayment_id\x18\x0f \x01(\tB\x18\xbaH\x15r\x10\x32\x0e^[0-9a-f]{32}$\xd8\x01\x01\x42\x0e\n\x05\x65vent\x12\x05\xbaH\x02\x08\x01\"\xd3\x04\n\x0c\x43\x61ptureEvent\x12+\n\tseller_id\x18\x01 \x01(\tB\x18\xbaH\x15r\x13\x10\x01\x18\xff\x01\x32\x0c^[^\\p{Cc}]*$\x12\'\n\x06source\x18\x02 \x01(\tB\x17\xbaH\x14r\x12\x10\x01\x18?2\x0c^[^\\p{Cc}]*$\x12\x89\x01\n\x08\x63\x61ptured\x18\x03 \x01(\x0b\x32\x18.paymesh.common.v1.MoneyB]\xbaHZ\xba\x01T\n\x19\x63\x61pture.captured_positive\x12\x1f\x61mount_minor must be at least 1\x1a\x16this.amount_minor != 0\xc8\x01\x01\x12.\n\x14seller_pending_minor\x18\x04 \x01(\x03\x42\x10\xbaH\r\"\x0b\x18\xff\xff\x99\xa6\xea\xaf\xe3\x01(\x00\x12*\n\x10\x63ommission_minor\x18\x05 \x01(\x03\x42\x10\xbaH\r\"\x0b\x18\xff\xff\x99\xa6\xea\xaf\xe3\x01(\x00\x12*\n\x03\x66\x65\x65\x18\x06 \x01(\x0b\x32\x18.paymesh.common.v1.MoneyH\x00\x88\x01\x01:\xd0\x01\xbaH\xcc\x01\x1a\xc9\x01\n\x11\x63\x61pture.conserved\x12Lseller_pending_minor and commission_minor must add up to the captured amount\x1a\x66!has(this.captured) || this.seller_pending_minor + this.commission_minor == this.captured.amount_minorB\x06\n\x04_fee\"I\n\x12PostEventsResponse\x12\x33\n\x07results\x18\x01 \x03(\x0b\x32\".paymesh.ledger.v1.PostEventResult\"r\n\x0fPostEventResult\x12\x30\n\x06posted\x18\x01 \x01(\x0b\x32\x1e.paymesh.ledger.v1.PostedEventH\x00\x12#\n\x05\x65rror\x18\x02 \x01(\x0b\x32\x12.google.rpc.StatusH\x00\x42\x08\n\x06result\"\"\n\x0bPostedEvent\x12\x13\n\x0bjournal_ids\x18\x01 \x03(\t2v\n\x14LedgerPostingService\x12^\n\nPostEvents\x12$.paymesh.ledger.v1.PostEventsRequest\x1a%.paymesh.ledger.v1.PostEventsResponse\"\x03\x90\x02\x02\x62\x06proto3')
+DESCRIPTOR = _descriptor_pool.Default().AddSerializedFile(b'\n.paymesh/ledger/v1/ledger_posting_service.proto\x12\x11paymesh.ledger.v1\x1a\x1b\x62uf/validate/validate.proto\x1a\x17google/rpc/status.proto\x1a\x1dpaymesh/common/v1/money.proto\"S\n\x11PostEventsRequest\x12>\n\x06\x65vents\x18\x01 \x03(\x0b\x32\x1e.paymesh.ledger.v1.LedgerEventB\x0e\xbaH\x0b\x92\x01\x08\x10\xe8\x07\"\x03\xd8\x01\x03\"\xf0\x01\n\x0bLedgerEvent\x12+\n\x0coperation_id\x18\x01 \x01(\tB\x15\xbaH\x12r\x10\x32\x0e^[0-9a-f]{32}$\x12\x19\n\x08revision\x18\x02 \x01(\x05\x42\x07\xbaH\x04\x1a\x02(\x00\x12\'\n\x08order_id\x18\x03 \x01(\tB\x15\xbaH\x12r\x10\x32\x0e^[0-9a-f]{32}$\x12\x32\n\x07\x63\x61pture\x18\x04 \x01(\x0b\x32\x1f.paymesh.ledger.v1.CaptureEventH\x00\x12,\n\npayment_id\x18\x0f \x01(\tB\x18\xbaH\x15r\x10\x32\x0e^[0-9a-f]{32}$\xd8\x01\x01\x42\x0e\n\x05\x65vent\x12\x05\xbaH\x02\x08\x01\"\x82\x05\n\x0c\x43\x61ptureEvent\x12+\n\tseller_id\x18\x01 \x01(\tB\x18\xbaH\x15r\x13\x10\x01\x18\xff\x01\x32\x0c^[^\\p{Cc}]*$\x12\'\n\x06source\x18\x02 \x01(\tB\x17\xbaH\x14r\x12\x10\x01\x18?2\x0c^[^\\p{Cc}]*$\x12\x89\x01\n\x08\x63\x61ptured\x18\x03 \x01(\x0b\x32\x18.paymesh.common.v1.MoneyB]\xbaHZ\xba\x01T\n\x19\x63\x61pture.captured_positive\x12\x1f\x61mount_minor must be at least 1\x1a\x16this.amount_minor != 0\xc8\x01\x01\x12.\n\x14seller_pending_minor\x18\x04 \x01(\x03\x42\x10\xbaH\r\"\x0b\x18\xff\xff\x99\xa6\xea\xaf\xe3\x01(\x00\x12*\n\x10\x63ommission_minor\x18\x05 \x01(\x03\x42\x10\xbaH\r\"\x0b\x18\xff\xff\x99\xa6\xea\xaf\xe3\x01(\x00\x12*\n\x03\x66\x65\x65\x18\x06 \x01(\x0b\x32\x18.paymesh.common.v1.MoneyH\x00\x88\x01\x01\x12-\n\rpsp_reference\x18\x07 \x01(\tB\x16\xbaH\x13r\x11\x18\xff\x01\x32\x0c^[^\\p{Cc}]*$:\xd0\x01\xbaH\xcc\x01\x1a\xc9\x01\n\x11\x63\x61pture.conserved\x12Lseller_pending_minor and commission_minor must add up to the captured amount\x1a\x66!has(this.captured) || this.seller_pending_minor + this.commission_minor == this.captured.amount_minorB\x06\n\x04_fee\"I\n\x12PostEventsResponse\x12\x33\n\x07results\x18\x01 \x03(\x0b\x32\".paymesh.ledger.v1.PostEventResult\"r\n\x0fPostEventResult\x12\x30\n\x06posted\x18\x01 \x01(\x0b\x32\x1e.paymesh.ledger.v1.PostedEventH\x00\x12#\n\x05\x65rror\x18\x02 \x01(\x0b\x32\x12.google.rpc.StatusH\x00\x42\x08\n\x06result\"\"\n\x0bPostedEvent\x12\x13\n\x0bjournal_ids\x18\x01 \x03(\t2v\n\x14LedgerPostingService\x12^\n\nPostEvents\x12$.paymesh.ledger.v1.PostEventsRequest\x1a%.paymesh.ledger.v1.PostEventsResponse\"\x03\x90\x02\x02\x62\x06proto3')
 
 _globals = globals()
 _builder.BuildMessageAndEnumDescriptors(DESCRIPTOR, _globals)
@@ -56,6 +56,8 @@ if not _descriptor._USE_C_DESCRIPTORS:
   _globals['_CAPTUREEVENT'].fields_by_name['seller_pending_minor']._serialized_options = b'\272H\r\"\013\030\377\377\231\246\352\257\343\001(\000'
   _globals['_CAPTUREEVENT'].fields_by_name['commission_minor']._loaded_options = None
   _globals['_CAPTUREEVENT'].fields_by_name['commission_minor']._serialized_options = b'\272H\r\"\013\030\377\377\231\246\352\257\343\001(\000'
+  _globals['_CAPTUREEVENT'].fields_by_name['psp_reference']._loaded_options = None
+  _globals['_CAPTUREEVENT'].fields_by_name['psp_reference']._serialized_options = b'\272H\023r\021\030\377\0012\014^[^\\p{Cc}]*$'
   _globals['_CAPTUREEVENT']._loaded_options = None
   _globals['_CAPTUREEVENT']._serialized_options = b'\272H\314\001\032\311\001\n\021capture.conserved\022Lseller_pending_minor and commission_minor must add up to the captured amount\032f!has(this.captured) || this.seller_pending_minor + this.commission_minor == this.captured.amount_minor'
   _globals['_LEDGERPOSTINGSERVICE'].methods_by_name['PostEvents']._loaded_options = None
@@ -65,13 +67,13 @@ if not _descriptor._USE_C_DESCRIPTORS:
   _globals['_LEDGEREVENT']._serialized_start=240
   _globals['_LEDGEREVENT']._serialized_end=480
   _globals['_CAPTUREEVENT']._serialized_start=483
-  _globals['_CAPTUREEVENT']._serialized_end=1078
-  _globals['_POSTEVENTSRESPONSE']._serialized_start=1080
-  _globals['_POSTEVENTSRESPONSE']._serialized_end=1153
-  _globals['_POSTEVENTRESULT']._serialized_start=1155
-  _globals['_POSTEVENTRESULT']._serialized_end=1269
-  _globals['_POSTEDEVENT']._serialized_start=1271
-  _globals['_POSTEDEVENT']._serialized_end=1305
-  _globals['_LEDGERPOSTINGSERVICE']._serialized_start=1307
-  _globals['_LEDGERPOSTINGSERVICE']._serialized_end=1425
+  _globals['_CAPTUREEVENT']._serialized_end=1125
+  _globals['_POSTEVENTSRESPONSE']._serialized_start=1127
+  _globals['_POSTEVENTSRESPONSE']._serialized_end=1200
+  _globals['_POSTEVENTRESULT']._serialized_start=1202
+  _globals['_POSTEVENTRESULT']._serialized_end=1316
+  _globals['_POSTEDEVENT']._serialized_start=1318
+  _globals['_POSTEDEVENT']._serialized_end=1352
+  _globals['_LEDGERPOSTINGSERVICE']._serialized_start=1354
+  _globals['_LEDGERPOSTINGSERVICE']._serialized_end=1472
 # @@protoc_insertion_point(module_scope)

@@ -100,6 +100,7 @@ class CaptureEvent(_message.Message):
     SELLER_PENDING_MINOR_FIELD_NUMBER: _builtins.int
     COMMISSION_MINOR_FIELD_NUMBER: _builtins.int
     FEE_FIELD_NUMBER: _builtins.int
+    PSP_REFERENCE_FIELD_NUMBER: _builtins.int
     seller_id: _builtins.str
     """The seller, 1 to 255 characters."""
     source: _builtins.str
@@ -108,6 +109,10 @@ class CaptureEvent(_message.Message):
     """What the wallet put to pending, in minor units of the captured currency."""
     commission_minor: _builtins.int
     """The platform's part, in minor units of the captured currency."""
+    psp_reference: _builtins.str
+    """What the PSP calls the capture, at most 255 characters; empty if not known. Its
+    settlement file names it so.
+    """
     @_builtins.property
     def captured(self) -> _money_pb2.Money:
         """What the PSP took."""
@@ -125,10 +130,11 @@ class CaptureEvent(_message.Message):
         seller_pending_minor: _builtins.int = ...,
         commission_minor: _builtins.int = ...,
         fee: _money_pb2.Money | None = ...,
+        psp_reference: _builtins.str = ...,
     ) -> None: ...
     _HasFieldArgType: _TypeAlias = _typing.Literal["_fee", b"_fee", "captured", b"captured", "fee", b"fee"]  # noqa: Y015
     def HasField(self, field_name: _HasFieldArgType) -> _builtins.bool: ...
-    _ClearFieldArgType: _TypeAlias = _typing.Literal["_fee", b"_fee", "captured", b"captured", "commission_minor", b"commission_minor", "fee", b"fee", "seller_id", b"seller_id", "seller_pending_minor", b"seller_pending_minor", "source", b"source"]  # noqa: Y015
+    _ClearFieldArgType: _TypeAlias = _typing.Literal["_fee", b"_fee", "captured", b"captured", "commission_minor", b"commission_minor", "fee", b"fee", "psp_reference", b"psp_reference", "seller_id", b"seller_id", "seller_pending_minor", b"seller_pending_minor", "source", b"source"]  # noqa: Y015
     def ClearField(self, field_name: _ClearFieldArgType) -> None: ...
     _WhichOneofReturnType__fee: _TypeAlias = _typing.Literal["fee"]  # noqa: Y015
     _WhichOneofArgType__fee: _TypeAlias = _typing.Literal["_fee", b"_fee"]  # noqa: Y015

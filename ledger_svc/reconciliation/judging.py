@@ -1,0 +1,222 @@
+"""Reads a file once, and judges it whole: its lines go to disk, ready for COPY.
+
+Everything here is synchronous and runs in a thread: a large file takes long to read, and
+payments must not wait for it.
+"""
+
+from __future__ import annotations
+
+import csv
+import json
+import re
+import tempfile
+from collections.abc import Iterator, Sequence
+from dataclasses import dataclass, field
+from datetime import date
+from typing import IO, BinaryIO
+
+from ledger_svc.reconciliation.domain import BreakClass, Delivery, FileState, Verdict
+from ledger_svc.reconciliation.readers import (
+    Limits,
+    Line,
+    ProblemCode,
+    ReadError,
+    ReadReason,
+    Statement,
+    read,
+)
+from ledger_svc.reconciliation.sources import Source
+
+_OUR_ID = re.compile(r"[0-9a-f]{32}", re.ASCII)
+# What is looked up by must fit an index; no source's references come near it.
+MAX_REFERENCE_CHARACTERS = 255
+
+# The columns of settlement_line in the order of _row, for COPY.
+COLUMNS = (
+    "sequence", "statement", "number", "amount_minor", "gross_minor", "fee_minor",
+    "original_amount_minor", "operation_id", "order_id", "create_time", "booking_date",
+    "value_date", "level", "is_reversal", "currency", "kind", "source_reference",
+    "related_reference", "batch_reference", "idempotency_key", "original_currency",
+    "exchange_rate", "place", "more",
+)  # fmt: skip
+# Of these an empty cell is an empty text, of the others it is NULL.
+TEXT_COLUMNS = COLUMNS[COLUMNS.index("currency") : COLUMNS.index("more")]
+
+
+@dataclass
+class Judged:
+    """What was found. rows: the lines as CSV; empty if not to be used."""
+
+    verdict: Verdict
+    statements: Sequence[Statement]
+    rows: IO[str]
+
+
+@dataclass
+class _Read:
+    format: str = ""
+    statements: list[Statement] = field(default_factory=list)
+
+
+def judge(stream: BinaryIO, delivery: Delivery, source: Source, max_file_bytes: int) -> Judged:
+    """Reads the file and says whether it can be used. Raises nothing for a bad file."""
+    rows = tempfile.TemporaryFile("w+", encoding="utf-8", newline="")  # noqa: SIM115 - returned
+    found = _Read()
+    try:
+        reading = read(stream, Limits(file_bytes=max_file_bytes), delivery.format)
+        found.format = reading.format
+        csv.writer(rows).writerows(_rows(reading.items, found.statements))
+    except ReadError as error:
+        verdict = Verdict(
+            FileState.QUARANTINED,
+            found.format,
+            delivery.settlement_date,
+            0,
+            problem=f"{error.reason}: {error.message}",
+            place=error.where,
+        )
+        return Judged(verdict, (), _emptied(rows))
+    except BaseException:
+        rows.close()
+        raise
+    verdict = _verdict(found, delivery, source)
+    usable = verdict.state is FileState.INGESTED
+    return Judged(verdict, found.statements, rows if usable else _emptied(rows))
+
+
+def _emptied(rows: IO[str]) -> IO[str]:
+    rows.seek(0)
+    rows.truncate()
+    return rows
+
+
+def explained_minor(statement: Statement) -> int:
+    """By how much opening + lines misses closing, if value dates explain it; else 0."""
+    if statement.opening_minor is None or statement.closing_minor is None:
+        return 0
+    lines = statement.credits_minor - statement.debits_minor
+    return statement.opening_minor + lines - statement.closing_minor
+
+
+def _verdict(found: _Read, delivery: Delivery, source: Source) -> Verdict:
+    statements, told = found.statements, delivery.settlement_date
+    days = {one.date for one in statements if one.date is not None}
+    day = max(days, default=told)
+
+    def refused(
+        class_: BreakClass,
+        problem: str,
+        place: str = "",
+        state: FileState = FileState.QUARANTINED,
+    ) -> Verdict:
+        return Verdict(state, found.format, day, 0, class_, problem, place)
+
+    if day is None:
+        return refused(BreakClass.NONE, "DATE_MISSING: neither the file nor its header names a day")
+    if told is not None and days and told != day:
+        return refused(BreakClass.NONE, f"DATE_DIFFERS: the file is for {day}, told was {told}")
+    seen: set[tuple[object, ...]] = set()
+    for one in statements:
+        place = f"statement {one.number + 1}"
+        codes = {problem.code for problem in one.problems}
+        if ProblemCode.PAGES_MISSING in codes:
+            return refused(BreakClass.PAGES_INCOMPLETE, one.problem or "", place, FileState.WAITING)
+        if source.accounts and one.account not in source.accounts:
+            return refused(
+                BreakClass.UNKNOWN_ACCOUNT,
+                "ACCOUNT_UNKNOWN: the account is not one of the source's",
+                place,
+            )
+        if one.ties is False and codes != {ProblemCode.EXPLAINED_BY_VALUE_DATE}:
+            return refused(BreakClass.ARITHMETIC_BROKEN, one.problem or "DOES_NOT_TIE", place)
+        key = (one.date or day, one.account, one.currency_code, one.identity)
+        if key in seen:
+            return refused(
+                BreakClass.FILE_RESENT, "IDENTITY_TWICE: two statements of one name", place
+            )
+        seen.add(key)
+    odd = [f"statement {one.number + 1}: {one.problem}" for one in statements if one.problem]
+    return Verdict(
+        FileState.INGESTED,
+        found.format,
+        day,
+        sum(one.entries for one in statements),
+        problem="; ".join(odd[:10]),
+    )
+
+
+def _rows(
+    items: Iterator[Line | Statement], statements: list[Statement]
+) -> Iterator[tuple[object, ...]]:
+    """The rows of the lines; the statements are set aside."""
+    sequence = 0
+    for item in items:
+        if isinstance(item, Statement):
+            _check_length(f"statement {item.number + 1}", item.account or "", item.identity)
+            statements.append(item)
+        else:
+            sequence += 1
+            yield _row(sequence, item)
+
+
+def _row(sequence: int, line: Line) -> tuple[object, ...]:
+    _check_length(
+        line.place,
+        line.source_reference,
+        line.related_reference,
+        line.batch_reference,
+        line.idempotency_key,
+    )
+    references = list(line.references)
+    operation_id = _ours("operation_id", line.operation_id, references)
+    order_id = _ours("order_id", line.order_id, references)
+    more = "{}"
+    if references or line.texts:
+        more = json.dumps({"references": references, "texts": line.texts}, ensure_ascii=False)
+    return (
+        sequence,
+        line.statement,
+        line.number,
+        line.amount_minor,
+        line.gross_minor,
+        line.fee_minor,
+        line.original_amount_minor,
+        operation_id,
+        order_id,
+        line.create_time and line.create_time.isoformat(),
+        _day(line.booking_date),
+        _day(line.value_date),
+        line.level,
+        line.reversal,
+        line.currency_code,
+        line.kind or "",
+        line.source_reference,
+        line.related_reference,
+        line.batch_reference,
+        line.idempotency_key,
+        line.original_currency_code,
+        line.exchange_rate,
+        line.place,
+        more,
+    )
+
+
+def _ours(name: str, text: str, references: list[tuple[str, str]]) -> str:
+    """An id of ours; what is none, in a field that anybody may fill, is a reference."""
+    if not text or _OUR_ID.fullmatch(text):
+        return text
+    references.append((name, text))
+    return ""
+
+
+def _day(day: date | None) -> str:
+    return "" if day is None else day.isoformat()
+
+
+def _check_length(place: str, *references: str) -> None:
+    if any(len(reference) > MAX_REFERENCE_CHARACTERS for reference in references):
+        raise ReadError(
+            ReadReason.BAD_FIELD,
+            place,
+            f"a reference has more than {MAX_REFERENCE_CHARACTERS} characters",
+        )

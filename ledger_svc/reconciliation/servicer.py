@@ -1,0 +1,181 @@
+"""The ReconciliationService: proto → domain → operation → proto."""
+
+from __future__ import annotations
+
+from collections.abc import AsyncIterator
+from datetime import UTC, date, datetime
+from typing import Any
+from uuid import UUID
+
+import grpc
+from paymesh.reconciliation.v1 import reconciliation_service_pb2 as pb
+from paymesh.reconciliation.v1 import reconciliation_service_pb2_grpc as pb_grpc
+
+from ledger_svc.reconciliation import files
+from ledger_svc.reconciliation.domain import Delivery, FoundLine, StoredFile, StoredStatement
+from ledger_svc.reconciliation.sources import Source, Sources
+from mesh import ids, paging
+from mesh.clock import timestamp
+from mesh.db import Database
+from mesh.errors import Violation, validation_failed
+from mesh.validation import check
+
+Context = grpc.aio.ServicerContext[Any, Any]
+
+MAX_FOUND_LINES = 2_000
+
+# Statements have numbers, and no times: a page's position carries the number as an id.
+_NO_TIME = datetime(1970, 1, 1, tzinfo=UTC)
+
+
+class ReconciliationServicer(pb_grpc.ReconciliationServiceServicer):
+    """Files in, and what they say."""
+
+    def __init__(self, database: Database, sources: Sources, max_file_bytes: int) -> None:
+        self._database = database
+        self._sources = sources
+        self._max_file_bytes = max_file_bytes
+
+    async def IngestSettlementFile(
+        self, request_iterator: AsyncIterator[pb.IngestSettlementFileRequest], context: Context
+    ) -> pb.IngestSettlementFileResponse:
+        told: tuple[pb.SettlementFileHeader, Source, date | None] | None = None
+        with files.Spool(self._max_file_bytes) as spool:
+            async for part in request_iterator:
+                error = check(part)
+                if error is not None:
+                    raise error
+                if part.WhichOneof("part") == "header":
+                    if told is not None:
+                        raise validation_failed(Violation("header", "must come once"))
+                    told = (
+                        part.header,
+                        files.source_of(self._sources, part.header.source),
+                        _day(part.header.settlement_date, "header.settlement_date"),
+                    )
+                elif told is None:
+                    raise validation_failed(Violation("header", "must come before any chunk"))
+                else:
+                    await spool.write(part.chunk)
+            if told is None:
+                raise validation_failed(Violation("header", "must be the first message"))
+            spool.finish()
+            header, source, day = told
+            delivery = Delivery(
+                header.source,
+                header.file_name,
+                header.format,
+                day,
+                spool.sha256,
+                spool.size_bytes,
+            )
+            stored = await files.ingest(
+                self._database, delivery, source, spool, self._max_file_bytes
+            )
+        return pb.IngestSettlementFileResponse(file=_file(stored))
+
+    async def GetFile(self, request: pb.GetFileRequest, context: Context) -> pb.GetFileResponse:
+        stored = await files.get_file(self._database, ids.parse(request.file_id))
+        return pb.GetFileResponse(file=_file(stored))
+
+    async def ListStatements(
+        self, request: pb.ListStatementsRequest, context: Context
+    ) -> pb.ListStatementsResponse:
+        position = paging.decode_token(request)
+        after = -1 if position is None else position.id.int
+        size = paging.page_size(request.page_size)
+        found = await files.list_statements(
+            self._database, ids.parse(request.file_id), after, size + 1
+        )
+        page = list(paging.fitting(map(_statement, found[:size])))
+        token = ""
+        if len(page) < len(found):
+            last = UUID(int=found[len(page) - 1].number)
+            token = paging.encode_token(request, paging.Position(_NO_TIME, last))
+        return pb.ListStatementsResponse(statements=page, next_page_token=token)
+
+    async def FindSettlementLines(
+        self, request: pb.FindSettlementLinesRequest, context: Context
+    ) -> pb.FindSettlementLinesResponse:
+        found = await files.find_lines(
+            self._database,
+            request.psp_references,
+            [ids.parse(operation_id) for operation_id in request.operation_ids],
+            MAX_FOUND_LINES + 1,
+        )
+        return pb.FindSettlementLinesResponse(
+            lines=map(_line, found[:MAX_FOUND_LINES]), has_more=len(found) > MAX_FOUND_LINES
+        )
+
+
+def _day(text: str, field: str) -> date | None:
+    if not text:
+        return None
+    try:
+        return date.fromisoformat(text)
+    except ValueError:
+        raise validation_failed(Violation(field, "is not a day, YYYY-MM-DD")) from None
+
+
+def _file(stored: StoredFile) -> pb.SettlementFile:
+    return pb.SettlementFile(
+        file_id=stored.file_id.hex,
+        sha256=stored.sha256.hex(),
+        format=stored.format,
+        lines=stored.lines,
+        state=pb.FileState.ValueType(stored.state),
+        problem=stored.problem,
+        problem_place=stored.problem_place,
+        problem_class=pb.BreakClass.ValueType(stored.problem_class),
+        source=stored.source,
+        settlement_date=_iso(stored.settlement_date),
+        file_name=stored.file_name,
+        size_bytes=stored.size_bytes,
+        create_time=timestamp(stored.create_time),
+    )
+
+
+def _statement(stored: StoredStatement) -> pb.Statement:
+    return pb.Statement(
+        account=stored.account,
+        currency_code=stored.currency,
+        opening_minor=stored.opening_minor,
+        closing_minor=stored.closing_minor,
+        entries=stored.entries,
+        credits_minor=stored.credits_minor,
+        debits_minor=stored.debits_minor,
+        ties=stored.ties,
+        problem=stored.problem,
+        identity=stored.identity,
+        revision=stored.revision,
+        settlement_date=_iso(stored.settlement_date),
+        is_current=stored.is_current,
+    )
+
+
+def _line(found: FoundLine) -> pb.SettlementLine:
+    return pb.SettlementLine(
+        file_id=found.file_id.hex,
+        sequence=found.sequence,
+        place=found.place,
+        source=found.source,
+        settlement_date=_iso(found.settlement_date),
+        kind=found.kind,
+        currency_code=found.currency,
+        amount_minor=found.amount_minor,
+        gross_minor=found.gross_minor,
+        fee_minor=found.fee_minor,
+        psp_reference=found.source_reference,
+        operation_id=_hex(found.operation_id),
+        order_id=_hex(found.order_id),
+        batch_reference=found.batch_reference,
+        journal_id=_hex(found.journal_id),
+    )
+
+
+def _iso(day: date | None) -> str:
+    return "" if day is None else day.isoformat()
+
+
+def _hex(id_: UUID | None) -> str:
+    return "" if id_ is None else id_.hex

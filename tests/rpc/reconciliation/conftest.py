@@ -1,0 +1,87 @@
+"""ledger_svc with sources of the tests' own, through real gRPC on a real PostgreSQL."""
+
+from __future__ import annotations
+
+from collections.abc import AsyncIterator, Iterator
+from itertools import count
+from typing import TYPE_CHECKING, Any
+
+import grpc
+import psycopg
+import pytest
+import pytest_asyncio
+from paymesh.ledger.v1.ledger_posting_service_pb2_grpc import LedgerPostingServiceStub
+from paymesh.ledger.v1.ledger_service_pb2_grpc import LedgerServiceStub
+from paymesh.reconciliation.v1.reconciliation_service_pb2_grpc import ReconciliationServiceStub
+
+from ledger_svc.config import Settings
+from ledger_svc.main import wire
+from ledger_svc.reconciliation.sources import Source
+from tests.support.serving import serving
+
+if TYPE_CHECKING:
+    from paymesh.ledger.v1.ledger_posting_service_pb2_grpc import LedgerPostingServiceAsyncStub
+    from paymesh.ledger.v1.ledger_service_pb2_grpc import LedgerServiceAsyncStub
+    from paymesh.reconciliation.v1.reconciliation_service_pb2_grpc import (
+        ReconciliationServiceAsyncStub,
+    )
+
+MAX_FILE_BYTES = 3_000_000
+_SOURCES = 200
+_PSP = Source(kind="psp", accounts=frozenset({"acct-1", "acct-2"}), settle_days=3)
+_BANK = Source(kind="bank")
+_used = count()
+
+
+@pytest_asyncio.fixture(scope="package", loop_scope="session")
+async def channel(databases: dict[str, str]) -> AsyncIterator[grpc.aio.Channel]:
+    settings = Settings(
+        port=0,
+        database_url=databases["ledger"],
+        drain_s=0,
+        max_file_bytes=MAX_FILE_BYTES,
+        sources={
+            **{f"psp-{n}": _PSP.model_copy(update={"bank": f"bank-{n}"}) for n in range(_SOURCES)},
+            **{f"bank-{n}": _BANK for n in range(_SOURCES)},
+            **{
+                f"fees-{n}": _PSP.model_copy(
+                    update={
+                        "fee_basis_points": 100,
+                        "fee_tolerance_minor": 2,
+                        "rounding_tolerance_minor": 2,
+                    }
+                )
+                for n in range(_SOURCES)
+            },
+        },
+    )
+    async with serving(wire, settings) as channel:
+        yield channel
+
+
+@pytest.fixture
+def reconciliation(channel: grpc.aio.Channel) -> ReconciliationServiceAsyncStub:
+    return ReconciliationServiceStub(channel)
+
+
+@pytest.fixture
+def ledger(channel: grpc.aio.Channel) -> LedgerServiceAsyncStub:
+    return LedgerServiceStub(channel)
+
+
+@pytest.fixture
+def postings(channel: grpc.aio.Channel) -> LedgerPostingServiceAsyncStub:
+    return LedgerPostingServiceStub(channel)
+
+
+@pytest.fixture
+def psp() -> str:
+    """A PSP that no other test uses; accounts acct-1 and acct-2, pays out to its bank."""
+    return f"psp-{next(_used)}"
+
+
+@pytest.fixture
+def sql(databases: dict[str, str]) -> Iterator[psycopg.Connection[tuple[Any, ...]]]:
+    """What is really stored."""
+    with psycopg.connect(databases["ledger"], autocommit=True) as connection:
+        yield connection
