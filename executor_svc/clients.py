@@ -42,6 +42,9 @@ Answers = list[tuple[str, Answer]]
 # A PSP's name and key window change when its adapter is configured anew.
 REFRESH_S = 60.0
 
+MAX_SOURCE_CHARACTERS = 63
+"""Of a PSP's name: what the ledger's accounts take."""
+
 _MAX_TEXT_CHARACTERS = 255
 
 # The PSP's typed refusals: it did nothing because of this call. The two that the contract
@@ -117,10 +120,12 @@ class Psp:
             raise dependency_down("the PSP") from error
         source = _text(answer.source)
         window_s = min(answer.key_window.ToMicroseconds() / 1_000_000, self._key_window_s)
-        if not source or window_s <= 0:
+        # A name that the ledger can't book under would be found out after the capture.
+        if not 1 <= len(source) <= MAX_SOURCE_CHARACTERS or window_s <= 0:
             raise MeshError(
                 Reason.DEPENDENCY_DOWN,
-                "the PSP adapter does not say what its name is and how long it remembers a key",
+                "the PSP adapter does not say what its name is, in at most "
+                f"{MAX_SOURCE_CHARACTERS} characters, and how long it remembers a key",
             )
         self._known = Capabilities(source, window_s / 2)
         self._known_until = asyncio.get_running_loop().time() + REFRESH_S

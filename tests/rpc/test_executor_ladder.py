@@ -153,7 +153,7 @@ async def test_our_own_window_is_used_if_it_is_smaller(url: str) -> None:
     assert psp.charged == [key(operation)]
 
 
-@pytest.mark.parametrize(("source", "window_s"), [("", 3600.0), ("fake", 0.0)])
+@pytest.mark.parametrize(("source", "window_s"), [("", 3600.0), ("f" * 64, 3600.0), ("fake", 0.0)])
 async def test_an_adapter_that_breaks_its_contract_is_sent_nothing(
     url: str, source: str, window_s: float
 ) -> None:
