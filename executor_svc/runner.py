@@ -168,7 +168,8 @@ class Runner:
             listener.tell(operation.operation_id, result, run.detail)
         # One that ended at its first answer is told by payment_svc, in one line for all.
         is_plain = isinstance(result, Stored) and result.state is State.CAPTURED and not run.detail
-        (log.debug if is_plain else log.info)(
+        tell = log.debug if is_plain else log.info
+        tell(
             "operation",
             **operation.ids,
             state=result.reason.value if isinstance(result, MeshError) else result.state.name,

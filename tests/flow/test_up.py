@@ -339,7 +339,7 @@ def test_replicas_that_are_none_are_refused() -> None:
 def test_replicas_whose_ports_there_are_not_are_refused() -> None:
     refused = run("up", "--replicas", "psp_stub=8", "--port-base", "65500")
     assert refused.returncode == 2
-    assert "at most 65390" in refused.stderr
+    assert "at most 65380" in refused.stderr
 
 
 def test_replicas_that_cant_be_listed_are_refused(folder: Path) -> None:

@@ -40,6 +40,13 @@ def reasons_in_code() -> set[str]:
     }
 
 
+def _is_line(function: ast.expr) -> bool:
+    """`log.info` and the like, or `tell`, where the level is chosen by what is told."""
+    if isinstance(function, ast.Attribute):
+        return function.attr in LEVELS
+    return isinstance(function, ast.Name) and function.id == "tell"
+
+
 def events_in_code() -> set[str]:
     """What is logged anywhere."""
     return {
@@ -47,8 +54,7 @@ def events_in_code() -> set[str]:
         for tree in trees(*SOURCES)
         for node in ast.walk(tree)
         if isinstance(node, ast.Call)
-        if isinstance(node.func, ast.Attribute)
-        if node.func.attr in LEVELS and node.args
+        if _is_line(node.func) and node.args
         for constant in ast.walk(node.args[0])
         if isinstance(constant, ast.Constant) and isinstance(constant.value, str)
     }

@@ -181,7 +181,7 @@ async def test_the_bound_holds_for_a_burst_too(world: World) -> None:
     requests = [checkout(*[SLOW] * 40) for _ in range(8)]
     calls = [asyncio.create_task(replica.create(request)) for request in requests]
     await eventually(lambda: sum(call.done() for call in calls) == 6)
-    assert len(replica.conveyor) == 80
+    await eventually(lambda: len(replica.conveyor) == 80)
     gate.set()
     answers = await asyncio.gather(*calls, return_exceptions=True)
     assert sum(isinstance(answer, payment_pb2.Payment) for answer in answers) == 2
