@@ -50,6 +50,8 @@ CHART: Mapping[AccountKind, AccountRule] = {
     K.CHARGEBACK_LOSS: AccountRule(DEBIT),
     K.PAYOUT_IN_TRANSIT: AccountRule(CREDIT),
     K.SUSPENSE: AccountRule(CREDIT, sourced=True),
+    K.ROUNDING: AccountRule(DEBIT, sourced=True),
+    K.FX: AccountRule(DEBIT, sourced=True),
 }
 """Every kind of account. The table `entry` checks owned and sourced once more."""
 

@@ -32,6 +32,8 @@ class AccountKind(IntEnum):
     CHARGEBACK_LOSS = 12
     PAYOUT_IN_TRANSIT = 13
     SUSPENSE = 14
+    ROUNDING = 15
+    FX = 16
 
 
 class JournalKind(IntEnum):
@@ -39,6 +41,8 @@ class JournalKind(IntEnum):
 
     CAPTURE = 1
     PSP_FEE = 2
+    SETTLEMENT = 3
+    ADJUSTMENT = 4
 
 
 class Direction(IntEnum):

@@ -206,7 +206,7 @@ def _journal_message(written: WrittenJournal) -> ledger_service_pb2.Journal:
         reverses="" if journal.reverses is None else journal.reverses.hex,
         create_time=timestamp(written.create_time),
         entries=[_entry_message(entry) for entry in journal.entries],
-        order_id=journal.order_id.hex,
+        order_id=journal.order_id.hex if journal.order_id.int else "",
         operation_id=journal.operation_id.hex,
     )
 

@@ -77,6 +77,11 @@ def settlement_file_id(source: str, settlement_date: str, sha256: str) -> UUID:
     return _derive("settlement_file", None, source, settlement_date, sha256)
 
 
+def reconciliation_run_id(source: str, settlement_date: str, *inputs: str) -> UUID:
+    """The reconciliation of a source's day from these inputs."""
+    return _derive("reconciliation_run", None, source, settlement_date, *inputs)
+
+
 def parse(text: str) -> UUID:
     """An id from its form on the wire, 32 lower-case hex digits; ValueError otherwise."""
     value = UUID(text)

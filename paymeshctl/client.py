@@ -23,6 +23,8 @@ from paymesh.operations.v1 import status_service_pb2 as status_pb
 from paymesh.operations.v1.status_service_pb2_grpc import StatusServiceStub
 from paymesh.payment.v1 import payment_service_pb2 as payment_pb
 from paymesh.payment.v1.payment_service_pb2_grpc import PaymentServiceStub
+from paymesh.reconciliation.v1 import reconciliation_service_pb2 as reconciliation_pb
+from paymesh.reconciliation.v1.reconciliation_service_pb2_grpc import ReconciliationServiceStub
 from paymesh.wallet.v1 import wallet_service_pb2 as wallet_pb
 from paymesh.wallet.v1.wallet_service_pb2_grpc import WalletServiceStub
 
@@ -47,6 +49,8 @@ READ_TIMEOUT_S = 10.0
 STATUS_TIMEOUT_S = 8.0
 # The time that CreatePayment itself takes where it is given none.
 PAY_TIMEOUT_S = 30.0
+# A day of a large PSP takes minutes; the service itself gives up after ten.
+RECONCILIATION_TIMEOUT_S = 600.0
 
 Response = TypeVar("Response", bound=Message)
 
@@ -191,6 +195,26 @@ class Client:
         stub = StatusServiceStub(self._channel(instance))
         return self._call(stub.GetStatus, request, STATUS_TIMEOUT_S)
 
+    def ingest_settlement_file(
+        self, parts: Iterator[reconciliation_pb.IngestSettlementFileRequest]
+    ) -> reconciliation_pb.IngestSettlementFileResponse:
+        """Sends a settlement file; may be repeated."""
+        return self._call(
+            self._reconciliation().IngestSettlementFile, parts, RECONCILIATION_TIMEOUT_S
+        )
+
+    def reconcile(
+        self, request: reconciliation_pb.ReconcileRequest
+    ) -> reconciliation_pb.ReconcileResponse:
+        """Reconciles a day; may be repeated."""
+        return self._call(self._reconciliation().Reconcile, request, RECONCILIATION_TIMEOUT_S)
+
+    def list_breaks(
+        self, request: reconciliation_pb.ListBreaksRequest
+    ) -> reconciliation_pb.ListBreaksResponse:
+        """Reads one page of breaks."""
+        return self._call(self._reconciliation().ListBreaks, request)
+
     def _payment(self) -> PaymentServiceStub:
         return PaymentServiceStub(self._channel("payment"))
 
@@ -200,6 +224,9 @@ class Client:
     def _ledger(self) -> LedgerServiceStub:
         return LedgerServiceStub(self._channel("ledger"))
 
+    def _reconciliation(self) -> ReconciliationServiceStub:
+        return ReconciliationServiceStub(self._channel("ledger"))
+
     def _channel(self, instance: str) -> grpc.Channel:
         if instance not in self._channels:
             self._channels[instance] = open_channel(self._target.address(instance))
@@ -208,7 +235,7 @@ class Client:
     def _call(
         self,
         method: Callable[..., Response],
-        request: Message,
+        request: Message | Iterator[Message],
         timeout_s: float = READ_TIMEOUT_S,
     ) -> Response:
         try:

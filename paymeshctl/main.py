@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import typer
 
-from paymeshctl import books, payments, settle
+from paymeshctl import books, payments, reconcile, settle
 from paymeshctl.databases import migrate
 from paymeshctl.demo import demo
 from paymeshctl.doctor import doctor
@@ -31,8 +31,12 @@ app.command(
 app.add_typer(payments.app, name="payment")
 app.command(epilog=f"Example: paymesh wallet alice --movements. {HELP}")(books.wallet)
 app.add_typer(books.app, name="ledger")
+settle.app.command(
+    epilog=f"Example: paymesh settle ingest day.csv --source psp_stub. {reconcile.INGEST_HELP}"
+)(reconcile.ingest)
 app.add_typer(settle.app, name="settle")
 app.command(epilog=f"Example: paymesh doctor --older-than 60 --json. {HELP}")(doctor)
+app.add_typer(reconcile.app, name="reconcile")
 app.command(
     epilog="Example: PAYMESH_DATABASE_URL=postgresql://… PAYMESH_PAYMENT_DATABASE_URL=… "
     f"paymesh migrate. {HELP}"

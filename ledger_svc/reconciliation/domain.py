@@ -48,6 +48,25 @@ class BreakClass(IntEnum):
     UNKNOWN_ACCOUNT = 25
 
 
+class BreakState(IntEnum):
+    """How a difference stands. The numbers are those of the wire and of the database."""
+
+    OPEN = 1
+    POSTED = 2
+    SUGGESTED = 3
+    RESOLVED = 4
+    CLEARED = 5
+
+
+class RunState(IntEnum):
+    """How a day stands. The numbers are those of the wire and of the database."""
+
+    OPEN = 1
+    BALANCED = 2
+    EXPLAINED = 3
+    BROKEN = 4
+
+
 class Delivery(NamedTuple):
     """A file as it was told and as its bytes are. settlement_date: if it was told."""
 
@@ -130,3 +149,73 @@ class FoundLine(NamedTuple):
     order_id: UUID | None
     batch_reference: str
     journal_id: UUID | None
+
+
+class Balance(NamedTuple):
+    """The equation of a run in one currency: lines = ledger + breaks + difference.
+
+    opening and closing: of the statements, None where the format carries none.
+    """
+
+    currency: str
+    opening_minor: int | None
+    closing_minor: int | None
+    lines_minor: int
+    ledger_minor: int
+    breaks_minor: int
+    difference_minor: int
+
+
+class Run(NamedTuple):
+    """What a reconciliation of a day came to. counts: class → how many breaks."""
+
+    run_id: UUID
+    source: str
+    settlement_date: date
+    version: int
+    state: RunState
+    cut_off_time: datetime
+    files: tuple[UUID, ...]
+    lines: int
+    matched: int
+    create_time: datetime
+    counts: tuple[tuple[BreakClass, int], ...] = ()
+    balances: tuple[Balance, ...] = ()
+
+
+class BreakFilter(NamedTuple):
+    """Which breaks to list; None, empty and 0 leave a filter out."""
+
+    run_id: UUID | None = None
+    source: str = ""
+    class_: int = 0
+    state: int = 0
+
+
+class Break(NamedTuple):
+    """A difference as it stands, with its evidence. booked_id: the journal that stands."""
+
+    break_id: UUID
+    source: str
+    settlement_date: date
+    class_: BreakClass
+    state: BreakState
+    last_run_id: UUID
+    create_time: datetime
+    update_time: datetime
+    age_days: int
+    base_kind: int
+    counter_kind: int
+    counter_source: str
+    amount_minor: int
+    currency: str
+    file_id: UUID | None
+    sequence: int | None
+    sha256: bytes | None
+    place: str
+    journal_id: UUID | None
+    operation_id: UUID | None
+    order_id: UUID | None
+    psp_reference: str
+    rule: str
+    booked_id: UUID | None

@@ -8,16 +8,26 @@ from typing import Any
 from uuid import UUID
 
 import grpc
+from paymesh.common.v1 import money_pb2
+from paymesh.ledger.v1 import ledger_service_pb2 as ledger_pb
 from paymesh.reconciliation.v1 import reconciliation_service_pb2 as pb
 from paymesh.reconciliation.v1 import reconciliation_service_pb2_grpc as pb_grpc
 
-from ledger_svc.reconciliation import files
-from ledger_svc.reconciliation.domain import Delivery, FoundLine, StoredFile, StoredStatement
+from ledger_svc.reconciliation import files, run
+from ledger_svc.reconciliation.domain import (
+    Break,
+    BreakFilter,
+    Delivery,
+    FoundLine,
+    Run,
+    StoredFile,
+    StoredStatement,
+)
 from ledger_svc.reconciliation.sources import Source, Sources
 from mesh import ids, paging
 from mesh.clock import timestamp
 from mesh.db import Database
-from mesh.errors import Violation, validation_failed
+from mesh.errors import MeshError, Reason, Violation, validation_failed
 from mesh.validation import check
 
 Context = grpc.aio.ServicerContext[Any, Any]
@@ -29,7 +39,7 @@ _NO_TIME = datetime(1970, 1, 1, tzinfo=UTC)
 
 
 class ReconciliationServicer(pb_grpc.ReconciliationServiceServicer):
-    """Files in, and what they say."""
+    """Files in, what they say, and what the ledger has to say to it."""
 
     def __init__(self, database: Database, sources: Sources, max_file_bytes: int) -> None:
         self._database = database
@@ -51,7 +61,7 @@ class ReconciliationServicer(pb_grpc.ReconciliationServiceServicer):
                     told = (
                         part.header,
                         files.source_of(self._sources, part.header.source),
-                        _day(part.header.settlement_date, "header.settlement_date"),
+                        _told_day(part.header),
                     )
                 elif told is None:
                     raise validation_failed(Violation("header", "must come before any chunk"))
@@ -107,14 +117,69 @@ class ReconciliationServicer(pb_grpc.ReconciliationServiceServicer):
             lines=map(_line, found[:MAX_FOUND_LINES]), has_more=len(found) > MAX_FOUND_LINES
         )
 
+    async def Reconcile(
+        self, request: pb.ReconcileRequest, context: Context
+    ) -> pb.ReconcileResponse:
+        day = _day(request.settlement_date, "settlement_date")
+        source = files.source_of(self._sources, request.source)
+        if source.kind != "psp":
+            raise MeshError(
+                Reason.WRONG_STATE, "the reconciliation of a bank's days is not built yet"
+            )
+        for late in await run.late_days(self._database, request.source, day):
+            await run.reconcile(self._database, request.source, source, late)
+        done = await run.reconcile(self._database, request.source, source, day)
+        return pb.ReconcileResponse(run=_run(done))
 
-def _day(text: str, field: str) -> date | None:
-    if not text:
-        return None
+    async def GetRun(self, request: pb.GetRunRequest, context: Context) -> pb.GetRunResponse:
+        return pb.GetRunResponse(
+            run=_run(await run.get_run(self._database, ids.parse(request.run_id)))
+        )
+
+    async def ListRuns(self, request: pb.ListRunsRequest, context: Context) -> pb.ListRunsResponse:
+        text = request.settlement_date
+        day = _day(text, "settlement_date") if text else None
+        after = paging.decode_token(request)
+        size = paging.page_size(request.page_size)
+        found = await run.list_runs(self._database, request.source, day, after, size + 1)
+        page = list(paging.fitting(map(_run, found[:size])))
+        token = ""
+        if len(page) < len(found):
+            last = found[len(page) - 1]
+            token = paging.encode_token(request, paging.Position(last.create_time, last.run_id))
+        return pb.ListRunsResponse(runs=page, next_page_token=token)
+
+    async def ListBreaks(
+        self, request: pb.ListBreaksRequest, context: Context
+    ) -> pb.ListBreaksResponse:
+        after = paging.decode_token(request)
+        size = paging.page_size(request.page_size)
+        which = BreakFilter(
+            ids.parse(request.run_id) if request.run_id else None,
+            request.source,
+            getattr(request, "class"),
+            request.state,
+        )
+        found = await run.list_breaks(self._database, which, after, size + 1)
+        page = list(paging.fitting(map(_break, found[:size])))
+        token = ""
+        if len(page) < len(found):
+            last = found[len(page) - 1]
+            token = paging.encode_token(request, paging.Position(last.create_time, last.break_id))
+        return pb.ListBreaksResponse(breaks=page, next_page_token=token)
+
+
+def _day(text: str, field: str) -> date:
     try:
         return date.fromisoformat(text)
     except ValueError:
         raise validation_failed(Violation(field, "is not a day, YYYY-MM-DD")) from None
+
+
+def _told_day(header: pb.SettlementFileHeader) -> date | None:
+    if not header.HasField("settlement_date"):
+        return None
+    return _day(header.settlement_date, "header.settlement_date")
 
 
 def _file(stored: StoredFile) -> pb.SettlementFile:
@@ -179,3 +244,77 @@ def _iso(day: date | None) -> str:
 
 def _hex(id_: UUID | None) -> str:
     return "" if id_ is None else id_.hex
+
+
+def _run(found: Run) -> pb.Run:
+    return pb.Run(
+        run_id=found.run_id.hex,
+        version=found.version,
+        state=pb.RunState.ValueType(found.state),
+        counts=[pb.ClassCount(**{"class": class_}, breaks=count) for class_, count in found.counts],
+        balances=[
+            pb.RunBalance(
+                currency_code=one.currency,
+                opening_minor=one.opening_minor,
+                closing_minor=one.closing_minor,
+                lines_minor=one.lines_minor,
+                ledger_minor=one.ledger_minor,
+                breaks_minor=one.breaks_minor,
+                difference_minor=one.difference_minor,
+            )
+            for one in found.balances
+        ],
+        matched=found.matched,
+        breaks=sum(count for _, count in found.counts),
+        source=found.source,
+        settlement_date=found.settlement_date.isoformat(),
+        lines=found.lines,
+        file_ids=[file_id.hex for file_id in found.files],
+        cut_off_time=timestamp(found.cut_off_time),
+        create_time=timestamp(found.create_time),
+    )
+
+
+def _break(found: Break) -> pb.Break:
+    return pb.Break(
+        break_id=found.break_id.hex,
+        **{"class": found.class_},
+        state=pb.BreakState.ValueType(found.state),
+        source=found.source,
+        settlement_date=found.settlement_date.isoformat(),
+        currency_code=found.currency,
+        amount_minor=found.amount_minor,
+        last_run_id=found.last_run_id.hex,
+        create_time=timestamp(found.create_time),
+        update_time=timestamp(found.update_time),
+        age_days=found.age_days,
+        rule=found.rule,
+        file_id=_hex(found.file_id),
+        file_sha256="" if found.sha256 is None else found.sha256.hex(),
+        place=found.place,
+        sequence=found.sequence or 0,
+        psp_reference=found.psp_reference,
+        operation_id=_hex(found.operation_id),
+        order_id=_hex(found.order_id),
+        journal_id=_hex(found.journal_id),
+        proposal=_proposal(found),
+        booked_journal_id=_hex(found.booked_id),
+    )
+
+
+def _proposal(found: Break) -> list[ledger_pb.Entry]:
+    """The entries that bring the ledger to the file; none where nothing would move."""
+    if not found.amount_minor:
+        return []
+    base = ledger_pb.Account(
+        kind=ledger_pb.AccountKind.ValueType(found.base_kind), source=found.source
+    )
+    counter = ledger_pb.Account(
+        kind=ledger_pb.AccountKind.ValueType(found.counter_kind), source=found.counter_source
+    )
+    amount = money_pb2.Money(amount_minor=abs(found.amount_minor), currency_code=found.currency)
+    debit, credit = (base, counter) if found.amount_minor > 0 else (counter, base)
+    return [
+        ledger_pb.Entry(account=debit, direction=ledger_pb.DIRECTION_DEBIT, amount=amount),
+        ledger_pb.Entry(account=credit, direction=ledger_pb.DIRECTION_CREDIT, amount=amount),
+    ]

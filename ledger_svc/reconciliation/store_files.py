@@ -126,7 +126,7 @@ LIMIT :limit
 _FIND_LINES = text("""
 SELECT l.file_id, l.sequence, l.place, s.source, s.settlement_date, l.kind, l.currency,
        l.amount_minor, l.gross_minor, l.fee_minor, l.source_reference, l.operation_id, l.order_id,
-       l.batch_reference, cast(NULL AS uuid) AS journal_id
+       l.batch_reference, m.journal_id
 FROM (
   SELECT file_id, sequence FROM settlement_line
   WHERE operation_id = ANY (cast(:operation_ids AS uuid[]))
@@ -137,6 +137,7 @@ FROM (
 JOIN settlement_line AS l USING (file_id, sequence)
 JOIN statement AS s ON s.file_id = l.file_id AND s.number = l.statement AND s.is_current
 JOIN settlement_file AS f ON f.file_id = l.file_id
+LEFT JOIN settlement_match AS m ON m.file_id = l.file_id AND m.sequence = l.sequence
 WHERE l.level = 'ENTRY'
 ORDER BY f.create_time, l.file_id, l.sequence
 LIMIT :limit

@@ -66,8 +66,13 @@ def test_codes_of_the_contract() -> None:
             "FILE_TOO_LARGE",
         },
         Code.ALREADY_EXISTS: {"REQUEST_ID_REUSED", "OPERATION_CONFLICT"},
-        Code.NOT_FOUND: {"PAYMENT_NOT_FOUND", "SOURCE_NOT_FOUND", "FILE_NOT_FOUND"},
-        Code.FAILED_PRECONDITION: {"WRONG_STATE"},
+        Code.NOT_FOUND: {
+            "PAYMENT_NOT_FOUND",
+            "SOURCE_NOT_FOUND",
+            "FILE_NOT_FOUND",
+            "RUN_NOT_FOUND",
+        },
+        Code.FAILED_PRECONDITION: {"WRONG_STATE", "SETTLEMENT_FILE_MISSING"},
         Code.RESOURCE_EXHAUSTED: {"OVERLOADED"},
         Code.UNAVAILABLE: {"DEPENDENCY_DOWN"},
         Code.ABORTED: {"OUTCOME_UNKNOWN"},
@@ -88,6 +93,7 @@ def test_only_what_will_never_pass_is_permanent() -> None:
         Reason.DEPENDENCY_DOWN,
         Reason.OUTCOME_UNKNOWN,
         Reason.INTERNAL,
+        Reason.SETTLEMENT_FILE_MISSING,
     }
     assert {reason for reason in Reason if not MeshError(reason, "").is_permanent} == transient
 

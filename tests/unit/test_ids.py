@@ -56,6 +56,10 @@ GOLDEN = {
         ids.settlement_file_id("psp_stub", "2026-01-31", "ab" * 32),
         "73304da476198f16a16064c69aac3d51",
     ),
+    "reconciliation run": (
+        ids.reconciliation_run_id("psp_stub", "2026-01-31", "a,b", ""),
+        "1618917f85358a7f9c59167732060299",
+    ),
     "journal of a PSP fee": (ids.journal_id("psp_fee", CHARGE), "0198f5a27b1c82daa76169aa12e305d5"),
 }
 

@@ -17,6 +17,7 @@ from paymesh.reconciliation.v1.reconciliation_service_pb2_grpc import Reconcilia
 from ledger_svc.config import Settings
 from ledger_svc.main import wire
 from ledger_svc.reconciliation.sources import Source
+from tests.support.ports import free_port
 from tests.support.serving import serving
 
 if TYPE_CHECKING:
@@ -31,12 +32,13 @@ _SOURCES = 200
 _PSP = Source(kind="psp", accounts=frozenset({"acct-1", "acct-2"}), settle_days=3)
 _BANK = Source(kind="bank")
 _used = count()
+_address: list[str] = []
 
 
 @pytest_asyncio.fixture(scope="package", loop_scope="session")
 async def channel(databases: dict[str, str]) -> AsyncIterator[grpc.aio.Channel]:
     settings = Settings(
-        port=0,
+        port=free_port(),
         database_url=databases["ledger"],
         drain_s=0,
         max_file_bytes=MAX_FILE_BYTES,
@@ -56,7 +58,14 @@ async def channel(databases: dict[str, str]) -> AsyncIterator[grpc.aio.Channel]:
         },
     )
     async with serving(wire, settings) as channel:
+        _address.append(f"127.0.0.1:{settings.port}")
         yield channel
+
+
+@pytest.fixture
+def address(channel: grpc.aio.Channel) -> str:
+    """Where the service listens."""
+    return _address[-1]
 
 
 @pytest.fixture

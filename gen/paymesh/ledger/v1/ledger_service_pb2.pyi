@@ -57,6 +57,10 @@ class _AccountKindEnumTypeWrapper(_enum_type_wrapper._EnumTypeWrapper[_AccountKi
     """On its way to sellers. Credit side."""
     ACCOUNT_KIND_SUSPENSE: _AccountKind.ValueType  # 14
     """What is not explained yet. Credit side, per source."""
+    ACCOUNT_KIND_ROUNDING: _AccountKind.ValueType  # 15
+    """What balances missed by less than the source's tolerance. Debit side, per source."""
+    ACCOUNT_KIND_FX: _AccountKind.ValueType  # 16
+    """Differences of exchange. Debit side, per source."""
 
 class AccountKind(_AccountKind, metaclass=_AccountKindEnumTypeWrapper):
     """The accounts of the chart."""
@@ -91,6 +95,10 @@ ACCOUNT_KIND_PAYOUT_IN_TRANSIT: AccountKind.ValueType  # 13
 """On its way to sellers. Credit side."""
 ACCOUNT_KIND_SUSPENSE: AccountKind.ValueType  # 14
 """What is not explained yet. Credit side, per source."""
+ACCOUNT_KIND_ROUNDING: AccountKind.ValueType  # 15
+"""What balances missed by less than the source's tolerance. Debit side, per source."""
+ACCOUNT_KIND_FX: AccountKind.ValueType  # 16
+"""Differences of exchange. Debit side, per source."""
 Global___AccountKind: _TypeAlias = AccountKind  # noqa: Y015
 
 class _JournalKind:
@@ -105,6 +113,14 @@ class _JournalKindEnumTypeWrapper(_enum_type_wrapper._EnumTypeWrapper[_JournalKi
     """A captured order."""
     JOURNAL_KIND_PSP_FEE: _JournalKind.ValueType  # 2
     """The PSP's fee for an operation."""
+    JOURNAL_KIND_SETTLEMENT: _JournalKind.ValueType  # 3
+    """What a settlement file tells and is booked by rule: a transfer to the bank, a
+    fee that was not booked before.
+    """
+    JOURNAL_KIND_ADJUSTMENT: _JournalKind.ValueType  # 4
+    """A difference that the reconciliation moved, mostly to suspense; or the
+    reversal of such a journal.
+    """
 
 class JournalKind(_JournalKind, metaclass=_JournalKindEnumTypeWrapper):
     """Why a journal was written."""
@@ -115,6 +131,14 @@ JOURNAL_KIND_CAPTURE: JournalKind.ValueType  # 1
 """A captured order."""
 JOURNAL_KIND_PSP_FEE: JournalKind.ValueType  # 2
 """The PSP's fee for an operation."""
+JOURNAL_KIND_SETTLEMENT: JournalKind.ValueType  # 3
+"""What a settlement file tells and is booked by rule: a transfer to the bank, a
+fee that was not booked before.
+"""
+JOURNAL_KIND_ADJUSTMENT: JournalKind.ValueType  # 4
+"""A difference that the reconciliation moved, mostly to suspense; or the
+reversal of such a journal.
+"""
 Global___JournalKind: _TypeAlias = JournalKind  # noqa: Y015
 
 class _Direction:
@@ -405,9 +429,11 @@ class Journal(_message.Message):
     reverses: _builtins.str
     """The journal that this one reverses; empty if none."""
     order_id: _builtins.str
-    """The order that caused it, 32 lower-case hex digits."""
+    """The order that caused it, 32 lower-case hex digits; empty if none did."""
     operation_id: _builtins.str
-    """The operation that caused it, 32 lower-case hex digits."""
+    """The operation that caused it, or the difference that the reconciliation found,
+    32 lower-case hex digits.
+    """
     @_builtins.property
     def create_time(self) -> _timestamp_pb2.Timestamp:
         """When it was written (UTC)."""

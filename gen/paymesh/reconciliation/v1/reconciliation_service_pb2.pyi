@@ -9,6 +9,7 @@ from google.protobuf import message as _message
 from google.protobuf import timestamp_pb2 as _timestamp_pb2
 from google.protobuf.internal import containers as _containers
 from google.protobuf.internal import enum_type_wrapper as _enum_type_wrapper
+from paymesh.ledger.v1 import ledger_service_pb2 as _ledger_service_pb2
 import builtins as _builtins
 import sys
 import typing as _typing
@@ -169,6 +170,78 @@ BREAK_CLASS_CLOSING_DIFFERS: BreakClass.ValueType  # 24
 BREAK_CLASS_UNKNOWN_ACCOUNT: BreakClass.ValueType  # 25
 """An account that is not the source's."""
 Global___BreakClass: _TypeAlias = BreakClass  # noqa: Y015
+
+class _RunState:
+    ValueType = _typing.NewType("ValueType", _builtins.int)
+    V: _TypeAlias = ValueType  # noqa: Y015
+
+class _RunStateEnumTypeWrapper(_enum_type_wrapper._EnumTypeWrapper[_RunState.ValueType], _builtins.type):
+    DESCRIPTOR: _descriptor.EnumDescriptor
+    RUN_STATE_UNSPECIFIED: _RunState.ValueType  # 0
+    """Never stored."""
+    RUN_STATE_OPEN: _RunState.ValueType  # 1
+    """A day before it is missing, or does not lead up to it."""
+    RUN_STATE_BALANCED: _RunState.ValueType  # 2
+    """Every line is matched or booked by rule, and no capture is missing."""
+    RUN_STATE_EXPLAINED: _RunState.ValueType  # 3
+    """Ledger side + breaks = file side, with breaks."""
+    RUN_STATE_BROKEN: _RunState.ValueType  # 4
+    """They miss each other by more than the breaks."""
+
+class RunState(_RunState, metaclass=_RunStateEnumTypeWrapper):
+    """How a day stands."""
+
+RUN_STATE_UNSPECIFIED: RunState.ValueType  # 0
+"""Never stored."""
+RUN_STATE_OPEN: RunState.ValueType  # 1
+"""A day before it is missing, or does not lead up to it."""
+RUN_STATE_BALANCED: RunState.ValueType  # 2
+"""Every line is matched or booked by rule, and no capture is missing."""
+RUN_STATE_EXPLAINED: RunState.ValueType  # 3
+"""Ledger side + breaks = file side, with breaks."""
+RUN_STATE_BROKEN: RunState.ValueType  # 4
+"""They miss each other by more than the breaks."""
+Global___RunState: _TypeAlias = RunState  # noqa: Y015
+
+class _BreakState:
+    ValueType = _typing.NewType("ValueType", _builtins.int)
+    V: _TypeAlias = ValueType  # noqa: Y015
+
+class _BreakStateEnumTypeWrapper(_enum_type_wrapper._EnumTypeWrapper[_BreakState.ValueType], _builtins.type):
+    DESCRIPTOR: _descriptor.EnumDescriptor
+    BREAK_STATE_UNSPECIFIED: _BreakState.ValueType  # 0
+    """Never stored."""
+    BREAK_STATE_OPEN: _BreakState.ValueType  # 1
+    """Nothing is posted: it waits for time, or for an operator."""
+    BREAK_STATE_POSTED: _BreakState.ValueType  # 2
+    """The difference is in suspense or in its account, and still to be resolved."""
+    BREAK_STATE_SUGGESTED: _BreakState.ValueType  # 3
+    """More than one could be meant; nothing is posted."""
+    BREAK_STATE_RESOLVED: _BreakState.ValueType  # 4
+    """Done: posted to where it belongs."""
+    BREAK_STATE_CLEARED: _BreakState.ValueType  # 5
+    """It is no longer there: what was missing came, or the source corrected itself.
+    What was posted for it is reversed.
+    """
+
+class BreakState(_BreakState, metaclass=_BreakStateEnumTypeWrapper):
+    """How a break stands."""
+
+BREAK_STATE_UNSPECIFIED: BreakState.ValueType  # 0
+"""Never stored."""
+BREAK_STATE_OPEN: BreakState.ValueType  # 1
+"""Nothing is posted: it waits for time, or for an operator."""
+BREAK_STATE_POSTED: BreakState.ValueType  # 2
+"""The difference is in suspense or in its account, and still to be resolved."""
+BREAK_STATE_SUGGESTED: BreakState.ValueType  # 3
+"""More than one could be meant; nothing is posted."""
+BREAK_STATE_RESOLVED: BreakState.ValueType  # 4
+"""Done: posted to where it belongs."""
+BREAK_STATE_CLEARED: BreakState.ValueType  # 5
+"""It is no longer there: what was missing came, or the source corrected itself.
+What was posted for it is reversed.
+"""
+Global___BreakState: _TypeAlias = BreakState  # noqa: Y015
 
 @_typing.final
 class IngestSettlementFileRequest(_message.Message):
@@ -680,3 +753,503 @@ class SettlementLine(_message.Message):
     def WhichOneof(self, oneof_group: _WhichOneofArgType__gross_minor) -> _WhichOneofReturnType__gross_minor | None: ...
 
 Global___SettlementLine: _TypeAlias = SettlementLine  # noqa: Y015
+
+@_typing.final
+class ReconcileRequest(_message.Message):
+    """Which day."""
+
+    DESCRIPTOR: _descriptor.Descriptor
+
+    SETTLEMENT_DATE_FIELD_NUMBER: _builtins.int
+    SOURCE_FIELD_NUMBER: _builtins.int
+    settlement_date: _builtins.str
+    """The day that the file is for (YYYY-MM-DD), by the source's own zone."""
+    source: _builtins.str
+    """The PSP, 1 to 63 characters."""
+    def __init__(
+        self,
+        *,
+        settlement_date: _builtins.str = ...,
+        source: _builtins.str = ...,
+    ) -> None: ...
+    _HasFieldArgType: _TypeAlias = _Never  # noqa: Y015
+    def HasField(self, field_name: _HasFieldArgType) -> _builtins.bool: ...
+    _ClearFieldArgType: _TypeAlias = _typing.Literal["settlement_date", b"settlement_date", "source", b"source"]  # noqa: Y015
+    def ClearField(self, field_name: _ClearFieldArgType) -> None: ...
+    def WhichOneof(self, oneof_group: _Never) -> None: ...
+
+Global___ReconcileRequest: _TypeAlias = ReconcileRequest  # noqa: Y015
+
+@_typing.final
+class ReconcileResponse(_message.Message):
+    """What it came to."""
+
+    DESCRIPTOR: _descriptor.Descriptor
+
+    RUN_FIELD_NUMBER: _builtins.int
+    @_builtins.property
+    def run(self) -> Global___Run:
+        """The run."""
+
+    def __init__(
+        self,
+        *,
+        run: Global___Run | None = ...,
+    ) -> None: ...
+    _HasFieldArgType: _TypeAlias = _typing.Literal["run", b"run"]  # noqa: Y015
+    def HasField(self, field_name: _HasFieldArgType) -> _builtins.bool: ...
+    _ClearFieldArgType: _TypeAlias = _typing.Literal["run", b"run"]  # noqa: Y015
+    def ClearField(self, field_name: _ClearFieldArgType) -> None: ...
+    def WhichOneof(self, oneof_group: _Never) -> None: ...
+
+Global___ReconcileResponse: _TypeAlias = ReconcileResponse  # noqa: Y015
+
+@_typing.final
+class Run(_message.Message):
+    """One reconciliation of one day. Never changed; later inputs make another version."""
+
+    DESCRIPTOR: _descriptor.Descriptor
+
+    RUN_ID_FIELD_NUMBER: _builtins.int
+    VERSION_FIELD_NUMBER: _builtins.int
+    STATE_FIELD_NUMBER: _builtins.int
+    COUNTS_FIELD_NUMBER: _builtins.int
+    BALANCES_FIELD_NUMBER: _builtins.int
+    MATCHED_FIELD_NUMBER: _builtins.int
+    BREAKS_FIELD_NUMBER: _builtins.int
+    SOURCE_FIELD_NUMBER: _builtins.int
+    SETTLEMENT_DATE_FIELD_NUMBER: _builtins.int
+    LINES_FIELD_NUMBER: _builtins.int
+    FILE_IDS_FIELD_NUMBER: _builtins.int
+    CUT_OFF_TIME_FIELD_NUMBER: _builtins.int
+    CREATE_TIME_FIELD_NUMBER: _builtins.int
+    run_id: _builtins.str
+    """32 lower-case hex digits, computed from source, day, files, ledger and settings."""
+    version: _builtins.int
+    """1 for the first run of the day; the highest one counts."""
+    state: Global___RunState.ValueType
+    """How the day stands."""
+    matched: _builtins.int
+    """How many lines are matched or booked by rule."""
+    breaks: _builtins.int
+    """How many breaks it found."""
+    source: _builtins.str
+    """The PSP or bank."""
+    settlement_date: _builtins.str
+    """The day (YYYY-MM-DD)."""
+    lines: _builtins.int
+    """How many lines the day has."""
+    @_builtins.property
+    def counts(self) -> _containers.RepeatedCompositeFieldContainer[Global___ClassCount]:
+        """How many breaks of each class it found."""
+
+    @_builtins.property
+    def balances(self) -> _containers.RepeatedCompositeFieldContainer[Global___RunBalance]:
+        """The equation, for each currency."""
+
+    @_builtins.property
+    def file_ids(self) -> _containers.RepeatedScalarFieldContainer[_builtins.str]:
+        """The files that say something of the day, 32 lower-case hex digits each."""
+
+    @_builtins.property
+    def cut_off_time(self) -> _timestamp_pb2.Timestamp:
+        """Captures from here on are another day's (UTC)."""
+
+    @_builtins.property
+    def create_time(self) -> _timestamp_pb2.Timestamp:
+        """When it ran (UTC)."""
+
+    def __init__(
+        self,
+        *,
+        run_id: _builtins.str = ...,
+        version: _builtins.int = ...,
+        state: Global___RunState.ValueType = ...,
+        counts: _abc.Iterable[Global___ClassCount] | None = ...,
+        balances: _abc.Iterable[Global___RunBalance] | None = ...,
+        matched: _builtins.int = ...,
+        breaks: _builtins.int = ...,
+        source: _builtins.str = ...,
+        settlement_date: _builtins.str = ...,
+        lines: _builtins.int = ...,
+        file_ids: _abc.Iterable[_builtins.str] | None = ...,
+        cut_off_time: _timestamp_pb2.Timestamp | None = ...,
+        create_time: _timestamp_pb2.Timestamp | None = ...,
+    ) -> None: ...
+    _HasFieldArgType: _TypeAlias = _typing.Literal["create_time", b"create_time", "cut_off_time", b"cut_off_time"]  # noqa: Y015
+    def HasField(self, field_name: _HasFieldArgType) -> _builtins.bool: ...
+    _ClearFieldArgType: _TypeAlias = _typing.Literal["balances", b"balances", "breaks", b"breaks", "counts", b"counts", "create_time", b"create_time", "cut_off_time", b"cut_off_time", "file_ids", b"file_ids", "lines", b"lines", "matched", b"matched", "run_id", b"run_id", "settlement_date", b"settlement_date", "source", b"source", "state", b"state", "version", b"version"]  # noqa: Y015
+    def ClearField(self, field_name: _ClearFieldArgType) -> None: ...
+    def WhichOneof(self, oneof_group: _Never) -> None: ...
+
+Global___Run: _TypeAlias = Run  # noqa: Y015
+
+@_typing.final
+class ClassCount(_message.Message):
+    """How many breaks there are of a class."""
+
+    DESCRIPTOR: _descriptor.Descriptor
+
+    CLASS_FIELD_NUMBER: _builtins.int
+    BREAKS_FIELD_NUMBER: _builtins.int
+    breaks: _builtins.int
+    """How many."""
+    def __init__(
+        self,
+        *,
+        breaks: _builtins.int = ...,
+    ) -> None: ...
+    _HasFieldArgType: _TypeAlias = _Never  # noqa: Y015
+    def HasField(self, field_name: _HasFieldArgType) -> _builtins.bool: ...
+    _ClearFieldArgType: _TypeAlias = _typing.Literal["breaks", b"breaks", "class", b"class"]  # noqa: Y015
+    def ClearField(self, field_name: _ClearFieldArgType) -> None: ...
+    def WhichOneof(self, oneof_group: _Never) -> None: ...
+
+Global___ClassCount: _TypeAlias = ClassCount  # noqa: Y015
+
+@_typing.final
+class RunBalance(_message.Message):
+    """lines = ledger + breaks + difference, in signed minor units of one currency, as
+    the balance at the source moves.
+    """
+
+    DESCRIPTOR: _descriptor.Descriptor
+
+    CURRENCY_CODE_FIELD_NUMBER: _builtins.int
+    OPENING_MINOR_FIELD_NUMBER: _builtins.int
+    CLOSING_MINOR_FIELD_NUMBER: _builtins.int
+    LINES_MINOR_FIELD_NUMBER: _builtins.int
+    LEDGER_MINOR_FIELD_NUMBER: _builtins.int
+    BREAKS_MINOR_FIELD_NUMBER: _builtins.int
+    DIFFERENCE_MINOR_FIELD_NUMBER: _builtins.int
+    currency_code: _builtins.str
+    """ISO 4217 code."""
+    opening_minor: _builtins.int
+    """The sum of the statements' opening balances, if the format carries them."""
+    closing_minor: _builtins.int
+    """The sum of their closing balances, if the format carries them."""
+    lines_minor: _builtins.int
+    """The sum of the day's lines."""
+    ledger_minor: _builtins.int
+    """What the ledger's account at the source gained by them, summed from its entries."""
+    breaks_minor: _builtins.int
+    """The sum of the breaks of lines that are not posted."""
+    difference_minor: _builtins.int
+    """What misses; not 0 only in a BROKEN run."""
+    def __init__(
+        self,
+        *,
+        currency_code: _builtins.str = ...,
+        opening_minor: _builtins.int | None = ...,
+        closing_minor: _builtins.int | None = ...,
+        lines_minor: _builtins.int = ...,
+        ledger_minor: _builtins.int = ...,
+        breaks_minor: _builtins.int = ...,
+        difference_minor: _builtins.int = ...,
+    ) -> None: ...
+    _HasFieldArgType: _TypeAlias = _typing.Literal["_closing_minor", b"_closing_minor", "_opening_minor", b"_opening_minor", "closing_minor", b"closing_minor", "opening_minor", b"opening_minor"]  # noqa: Y015
+    def HasField(self, field_name: _HasFieldArgType) -> _builtins.bool: ...
+    _ClearFieldArgType: _TypeAlias = _typing.Literal["_closing_minor", b"_closing_minor", "_opening_minor", b"_opening_minor", "breaks_minor", b"breaks_minor", "closing_minor", b"closing_minor", "currency_code", b"currency_code", "difference_minor", b"difference_minor", "ledger_minor", b"ledger_minor", "lines_minor", b"lines_minor", "opening_minor", b"opening_minor"]  # noqa: Y015
+    def ClearField(self, field_name: _ClearFieldArgType) -> None: ...
+    _WhichOneofReturnType__closing_minor: _TypeAlias = _typing.Literal["closing_minor"]  # noqa: Y015
+    _WhichOneofArgType__closing_minor: _TypeAlias = _typing.Literal["_closing_minor", b"_closing_minor"]  # noqa: Y015
+    _WhichOneofReturnType__opening_minor: _TypeAlias = _typing.Literal["opening_minor"]  # noqa: Y015
+    _WhichOneofArgType__opening_minor: _TypeAlias = _typing.Literal["_opening_minor", b"_opening_minor"]  # noqa: Y015
+    @_typing.overload
+    def WhichOneof(self, oneof_group: _WhichOneofArgType__closing_minor) -> _WhichOneofReturnType__closing_minor | None: ...
+    @_typing.overload
+    def WhichOneof(self, oneof_group: _WhichOneofArgType__opening_minor) -> _WhichOneofReturnType__opening_minor | None: ...
+
+Global___RunBalance: _TypeAlias = RunBalance  # noqa: Y015
+
+@_typing.final
+class GetRunRequest(_message.Message):
+    """Which run."""
+
+    DESCRIPTOR: _descriptor.Descriptor
+
+    RUN_ID_FIELD_NUMBER: _builtins.int
+    run_id: _builtins.str
+    """32 lower-case hex digits."""
+    def __init__(
+        self,
+        *,
+        run_id: _builtins.str = ...,
+    ) -> None: ...
+    _HasFieldArgType: _TypeAlias = _Never  # noqa: Y015
+    def HasField(self, field_name: _HasFieldArgType) -> _builtins.bool: ...
+    _ClearFieldArgType: _TypeAlias = _typing.Literal["run_id", b"run_id"]  # noqa: Y015
+    def ClearField(self, field_name: _ClearFieldArgType) -> None: ...
+    def WhichOneof(self, oneof_group: _Never) -> None: ...
+
+Global___GetRunRequest: _TypeAlias = GetRunRequest  # noqa: Y015
+
+@_typing.final
+class GetRunResponse(_message.Message):
+    """The run."""
+
+    DESCRIPTOR: _descriptor.Descriptor
+
+    RUN_FIELD_NUMBER: _builtins.int
+    @_builtins.property
+    def run(self) -> Global___Run:
+        """The run."""
+
+    def __init__(
+        self,
+        *,
+        run: Global___Run | None = ...,
+    ) -> None: ...
+    _HasFieldArgType: _TypeAlias = _typing.Literal["run", b"run"]  # noqa: Y015
+    def HasField(self, field_name: _HasFieldArgType) -> _builtins.bool: ...
+    _ClearFieldArgType: _TypeAlias = _typing.Literal["run", b"run"]  # noqa: Y015
+    def ClearField(self, field_name: _ClearFieldArgType) -> None: ...
+    def WhichOneof(self, oneof_group: _Never) -> None: ...
+
+Global___GetRunResponse: _TypeAlias = GetRunResponse  # noqa: Y015
+
+@_typing.final
+class ListRunsRequest(_message.Message):
+    """Which runs."""
+
+    DESCRIPTOR: _descriptor.Descriptor
+
+    SOURCE_FIELD_NUMBER: _builtins.int
+    SETTLEMENT_DATE_FIELD_NUMBER: _builtins.int
+    PAGE_SIZE_FIELD_NUMBER: _builtins.int
+    PAGE_TOKEN_FIELD_NUMBER: _builtins.int
+    source: _builtins.str
+    """Only of this source; all if empty. At most 63 characters."""
+    settlement_date: _builtins.str
+    """Only of this day (YYYY-MM-DD); all if empty."""
+    page_size: _builtins.int
+    """How many at most: 0 means 50, above 1000 is taken as 1000. A page also ends
+    before 2 MiB.
+    """
+    page_token: _builtins.str
+    """The next_page_token of the page before; empty for the first page."""
+    def __init__(
+        self,
+        *,
+        source: _builtins.str = ...,
+        settlement_date: _builtins.str = ...,
+        page_size: _builtins.int = ...,
+        page_token: _builtins.str = ...,
+    ) -> None: ...
+    _HasFieldArgType: _TypeAlias = _Never  # noqa: Y015
+    def HasField(self, field_name: _HasFieldArgType) -> _builtins.bool: ...
+    _ClearFieldArgType: _TypeAlias = _typing.Literal["page_size", b"page_size", "page_token", b"page_token", "settlement_date", b"settlement_date", "source", b"source"]  # noqa: Y015
+    def ClearField(self, field_name: _ClearFieldArgType) -> None: ...
+    def WhichOneof(self, oneof_group: _Never) -> None: ...
+
+Global___ListRunsRequest: _TypeAlias = ListRunsRequest  # noqa: Y015
+
+@_typing.final
+class ListRunsResponse(_message.Message):
+    """One page of runs."""
+
+    DESCRIPTOR: _descriptor.Descriptor
+
+    RUNS_FIELD_NUMBER: _builtins.int
+    NEXT_PAGE_TOKEN_FIELD_NUMBER: _builtins.int
+    next_page_token: _builtins.str
+    """For the next page; empty on the last."""
+    @_builtins.property
+    def runs(self) -> _containers.RepeatedCompositeFieldContainer[Global___Run]:
+        """The runs, newest first."""
+
+    def __init__(
+        self,
+        *,
+        runs: _abc.Iterable[Global___Run] | None = ...,
+        next_page_token: _builtins.str = ...,
+    ) -> None: ...
+    _HasFieldArgType: _TypeAlias = _Never  # noqa: Y015
+    def HasField(self, field_name: _HasFieldArgType) -> _builtins.bool: ...
+    _ClearFieldArgType: _TypeAlias = _typing.Literal["next_page_token", b"next_page_token", "runs", b"runs"]  # noqa: Y015
+    def ClearField(self, field_name: _ClearFieldArgType) -> None: ...
+    def WhichOneof(self, oneof_group: _Never) -> None: ...
+
+Global___ListRunsResponse: _TypeAlias = ListRunsResponse  # noqa: Y015
+
+@_typing.final
+class ListBreaksRequest(_message.Message):
+    """Which breaks."""
+
+    DESCRIPTOR: _descriptor.Descriptor
+
+    RUN_ID_FIELD_NUMBER: _builtins.int
+    CLASS_FIELD_NUMBER: _builtins.int
+    STATE_FIELD_NUMBER: _builtins.int
+    SOURCE_FIELD_NUMBER: _builtins.int
+    PAGE_SIZE_FIELD_NUMBER: _builtins.int
+    PAGE_TOKEN_FIELD_NUMBER: _builtins.int
+    run_id: _builtins.str
+    """Only those that this run found, 32 lower-case hex digits; all if empty."""
+    state: Global___BreakState.ValueType
+    """Only in this state; all if not set."""
+    source: _builtins.str
+    """Only of this source; all if empty. At most 63 characters."""
+    page_size: _builtins.int
+    """How many at most: 0 means 50, above 1000 is taken as 1000. A page also ends
+    before 2 MiB.
+    """
+    page_token: _builtins.str
+    """The next_page_token of the page before; empty for the first page."""
+    def __init__(
+        self,
+        *,
+        run_id: _builtins.str = ...,
+        state: Global___BreakState.ValueType = ...,
+        source: _builtins.str = ...,
+        page_size: _builtins.int = ...,
+        page_token: _builtins.str = ...,
+    ) -> None: ...
+    _HasFieldArgType: _TypeAlias = _Never  # noqa: Y015
+    def HasField(self, field_name: _HasFieldArgType) -> _builtins.bool: ...
+    _ClearFieldArgType: _TypeAlias = _typing.Literal["class", b"class", "page_size", b"page_size", "page_token", b"page_token", "run_id", b"run_id", "source", b"source", "state", b"state"]  # noqa: Y015
+    def ClearField(self, field_name: _ClearFieldArgType) -> None: ...
+    def WhichOneof(self, oneof_group: _Never) -> None: ...
+
+Global___ListBreaksRequest: _TypeAlias = ListBreaksRequest  # noqa: Y015
+
+@_typing.final
+class ListBreaksResponse(_message.Message):
+    """One page of breaks."""
+
+    DESCRIPTOR: _descriptor.Descriptor
+
+    BREAKS_FIELD_NUMBER: _builtins.int
+    NEXT_PAGE_TOKEN_FIELD_NUMBER: _builtins.int
+    next_page_token: _builtins.str
+    """For the next page; empty on the last."""
+    @_builtins.property
+    def breaks(self) -> _containers.RepeatedCompositeFieldContainer[Global___Break]:
+        """The breaks, newest first."""
+
+    def __init__(
+        self,
+        *,
+        breaks: _abc.Iterable[Global___Break] | None = ...,
+        next_page_token: _builtins.str = ...,
+    ) -> None: ...
+    _HasFieldArgType: _TypeAlias = _Never  # noqa: Y015
+    def HasField(self, field_name: _HasFieldArgType) -> _builtins.bool: ...
+    _ClearFieldArgType: _TypeAlias = _typing.Literal["breaks", b"breaks", "next_page_token", b"next_page_token"]  # noqa: Y015
+    def ClearField(self, field_name: _ClearFieldArgType) -> None: ...
+    def WhichOneof(self, oneof_group: _Never) -> None: ...
+
+Global___ListBreaksResponse: _TypeAlias = ListBreaksResponse  # noqa: Y015
+
+@_typing.final
+class Break(_message.Message):
+    """One difference, with its evidence."""
+
+    DESCRIPTOR: _descriptor.Descriptor
+
+    BREAK_ID_FIELD_NUMBER: _builtins.int
+    CLASS_FIELD_NUMBER: _builtins.int
+    STATE_FIELD_NUMBER: _builtins.int
+    SOURCE_FIELD_NUMBER: _builtins.int
+    SETTLEMENT_DATE_FIELD_NUMBER: _builtins.int
+    CURRENCY_CODE_FIELD_NUMBER: _builtins.int
+    AMOUNT_MINOR_FIELD_NUMBER: _builtins.int
+    LAST_RUN_ID_FIELD_NUMBER: _builtins.int
+    CREATE_TIME_FIELD_NUMBER: _builtins.int
+    UPDATE_TIME_FIELD_NUMBER: _builtins.int
+    AGE_DAYS_FIELD_NUMBER: _builtins.int
+    RULE_FIELD_NUMBER: _builtins.int
+    FILE_ID_FIELD_NUMBER: _builtins.int
+    FILE_SHA256_FIELD_NUMBER: _builtins.int
+    PLACE_FIELD_NUMBER: _builtins.int
+    SEQUENCE_FIELD_NUMBER: _builtins.int
+    PSP_REFERENCE_FIELD_NUMBER: _builtins.int
+    OPERATION_ID_FIELD_NUMBER: _builtins.int
+    ORDER_ID_FIELD_NUMBER: _builtins.int
+    JOURNAL_ID_FIELD_NUMBER: _builtins.int
+    PROPOSAL_FIELD_NUMBER: _builtins.int
+    BOOKED_JOURNAL_ID_FIELD_NUMBER: _builtins.int
+    break_id: _builtins.str
+    """32 lower-case hex digits, computed from what it is about, never from its class."""
+    state: Global___BreakState.ValueType
+    """How it stands."""
+    source: _builtins.str
+    """The PSP or bank."""
+    settlement_date: _builtins.str
+    """The day on which it was first seen (YYYY-MM-DD)."""
+    currency_code: _builtins.str
+    """ISO 4217 code."""
+    amount_minor: _builtins.int
+    """What the source's account gains by the file and not by the ledger, in signed
+    minor units.
+    """
+    last_run_id: _builtins.str
+    """The run that saw it last, 32 lower-case hex digits."""
+    age_days: _builtins.int
+    """Whole days since it was first seen."""
+    rule: _builtins.str
+    """The rule that found it."""
+    file_id: _builtins.str
+    """The file, 32 lower-case hex digits; empty for what is in no file."""
+    file_sha256: _builtins.str
+    """The file's hash, 64 lower-case hex digits."""
+    place: _builtins.str
+    """Where in the file the line stands."""
+    sequence: _builtins.int
+    """The line's place among the file's lines, from 1."""
+    psp_reference: _builtins.str
+    """What the PSP calls it."""
+    operation_id: _builtins.str
+    """Our operation, 32 lower-case hex digits, where known."""
+    order_id: _builtins.str
+    """Our order, 32 lower-case hex digits, where known."""
+    journal_id: _builtins.str
+    """The capture's journal, 32 lower-case hex digits, where there is one."""
+    booked_journal_id: _builtins.str
+    """The journal that is booked for it and stands, 32 lower-case hex digits."""
+    @_builtins.property
+    def create_time(self) -> _timestamp_pb2.Timestamp:
+        """When it was first seen (UTC)."""
+
+    @_builtins.property
+    def update_time(self) -> _timestamp_pb2.Timestamp:
+        """When it last changed (UTC)."""
+
+    @_builtins.property
+    def proposal(self) -> _containers.RepeatedCompositeFieldContainer[_ledger_service_pb2.Entry]:
+        """The journal that would bring the ledger to the file: entries, for POSTED and
+        RESOLVED breaks as they are booked.
+        """
+
+    def __init__(
+        self,
+        *,
+        break_id: _builtins.str = ...,
+        state: Global___BreakState.ValueType = ...,
+        source: _builtins.str = ...,
+        settlement_date: _builtins.str = ...,
+        currency_code: _builtins.str = ...,
+        amount_minor: _builtins.int = ...,
+        last_run_id: _builtins.str = ...,
+        create_time: _timestamp_pb2.Timestamp | None = ...,
+        update_time: _timestamp_pb2.Timestamp | None = ...,
+        age_days: _builtins.int = ...,
+        rule: _builtins.str = ...,
+        file_id: _builtins.str = ...,
+        file_sha256: _builtins.str = ...,
+        place: _builtins.str = ...,
+        sequence: _builtins.int = ...,
+        psp_reference: _builtins.str = ...,
+        operation_id: _builtins.str = ...,
+        order_id: _builtins.str = ...,
+        journal_id: _builtins.str = ...,
+        proposal: _abc.Iterable[_ledger_service_pb2.Entry] | None = ...,
+        booked_journal_id: _builtins.str = ...,
+    ) -> None: ...
+    _HasFieldArgType: _TypeAlias = _typing.Literal["create_time", b"create_time", "update_time", b"update_time"]  # noqa: Y015
+    def HasField(self, field_name: _HasFieldArgType) -> _builtins.bool: ...
+    _ClearFieldArgType: _TypeAlias = _typing.Literal["age_days", b"age_days", "amount_minor", b"amount_minor", "booked_journal_id", b"booked_journal_id", "break_id", b"break_id", "class", b"class", "create_time", b"create_time", "currency_code", b"currency_code", "file_id", b"file_id", "file_sha256", b"file_sha256", "journal_id", b"journal_id", "last_run_id", b"last_run_id", "operation_id", b"operation_id", "order_id", b"order_id", "place", b"place", "proposal", b"proposal", "psp_reference", b"psp_reference", "rule", b"rule", "sequence", b"sequence", "settlement_date", b"settlement_date", "source", b"source", "state", b"state", "update_time", b"update_time"]  # noqa: Y015
+    def ClearField(self, field_name: _ClearFieldArgType) -> None: ...
+    def WhichOneof(self, oneof_group: _Never) -> None: ...
+
+Global___Break: _TypeAlias = Break  # noqa: Y015

@@ -50,6 +50,26 @@ class ReconciliationServiceStub:
                 request_serializer=paymesh_dot_reconciliation_dot_v1_dot_reconciliation__service__pb2.ListStatementsRequest.SerializeToString,
                 response_deserializer=paymesh_dot_reconciliation_dot_v1_dot_reconciliation__service__pb2.ListStatementsResponse.FromString,
                 _registered_method=True)
+        self.Reconcile = channel.unary_unary(
+                '/paymesh.reconciliation.v1.ReconciliationService/Reconcile',
+                request_serializer=paymesh_dot_reconciliation_dot_v1_dot_reconciliation__service__pb2.ReconcileRequest.SerializeToString,
+                response_deserializer=paymesh_dot_reconciliation_dot_v1_dot_reconciliation__service__pb2.ReconcileResponse.FromString,
+                _registered_method=True)
+        self.GetRun = channel.unary_unary(
+                '/paymesh.reconciliation.v1.ReconciliationService/GetRun',
+                request_serializer=paymesh_dot_reconciliation_dot_v1_dot_reconciliation__service__pb2.GetRunRequest.SerializeToString,
+                response_deserializer=paymesh_dot_reconciliation_dot_v1_dot_reconciliation__service__pb2.GetRunResponse.FromString,
+                _registered_method=True)
+        self.ListRuns = channel.unary_unary(
+                '/paymesh.reconciliation.v1.ReconciliationService/ListRuns',
+                request_serializer=paymesh_dot_reconciliation_dot_v1_dot_reconciliation__service__pb2.ListRunsRequest.SerializeToString,
+                response_deserializer=paymesh_dot_reconciliation_dot_v1_dot_reconciliation__service__pb2.ListRunsResponse.FromString,
+                _registered_method=True)
+        self.ListBreaks = channel.unary_unary(
+                '/paymesh.reconciliation.v1.ReconciliationService/ListBreaks',
+                request_serializer=paymesh_dot_reconciliation_dot_v1_dot_reconciliation__service__pb2.ListBreaksRequest.SerializeToString,
+                response_deserializer=paymesh_dot_reconciliation_dot_v1_dot_reconciliation__service__pb2.ListBreaksResponse.FromString,
+                _registered_method=True)
         self.FindSettlementLines = channel.unary_unary(
                 '/paymesh.reconciliation.v1.ReconciliationService/FindSettlementLines',
                 request_serializer=paymesh_dot_reconciliation_dot_v1_dot_reconciliation__service__pb2.FindSettlementLinesRequest.SerializeToString,
@@ -99,6 +119,56 @@ class ReconciliationServiceServicer:
         context.set_details('Method not implemented!')
         raise NotImplementedError('Method not implemented!')
 
+    def Reconcile(self, request, context):
+        """Reconciles a day of a source: matches its lines with the ledger's captures,
+        finds and classifies what differs, and posts what may be posted by itself. The
+        call for cron. Days whose lines waited for a capture that came are reconciled
+        again first.
+
+        Idempotent: with unchanged inputs (files, ledger, settings) it is the same run
+        again, and several callers at once do the work once. New inputs make a new
+        version of the day, which reverses what it no longer wants.
+
+        Errors: INVALID_ARGUMENT / VALIDATION_FAILED; NOT_FOUND / SOURCE_NOT_FOUND;
+        FAILED_PRECONDITION / SETTLEMENT_FILE_MISSING (ingest one first), WRONG_STATE
+        (the source is a bank: that is not built yet); UNAVAILABLE / DEPENDENCY_DOWN;
+        ABORTED / OUTCOME_UNKNOWN. After the last two call again.
+        """
+        context.set_code(grpc.StatusCode.UNIMPLEMENTED)
+        context.set_details('Method not implemented!')
+        raise NotImplementedError('Method not implemented!')
+
+    def GetRun(self, request, context):
+        """Reads one run. Changes nothing.
+
+        Errors: INVALID_ARGUMENT / VALIDATION_FAILED; NOT_FOUND / RUN_NOT_FOUND;
+        UNAVAILABLE / DEPENDENCY_DOWN.
+        """
+        context.set_code(grpc.StatusCode.UNIMPLEMENTED)
+        context.set_details('Method not implemented!')
+        raise NotImplementedError('Method not implemented!')
+
+    def ListRuns(self, request, context):
+        """Lists runs, newest first by (create_time, run_id). Changes nothing.
+
+        Errors: INVALID_ARGUMENT / VALIDATION_FAILED (also for a page_token from
+        another list); UNAVAILABLE / DEPENDENCY_DOWN.
+        """
+        context.set_code(grpc.StatusCode.UNIMPLEMENTED)
+        context.set_details('Method not implemented!')
+        raise NotImplementedError('Method not implemented!')
+
+    def ListBreaks(self, request, context):
+        """Lists breaks as they stand now, newest first by (create_time, break_id).
+        Changes nothing.
+
+        Errors: INVALID_ARGUMENT / VALIDATION_FAILED (also for a page_token from
+        another list); NOT_FOUND / RUN_NOT_FOUND; UNAVAILABLE / DEPENDENCY_DOWN.
+        """
+        context.set_code(grpc.StatusCode.UNIMPLEMENTED)
+        context.set_details('Method not implemented!')
+        raise NotImplementedError('Method not implemented!')
+
     def FindSettlementLines(self, request, context):
         """Finds the lines that name a PSP reference or an operation of ours, in current
         statements only: evidence for what became of an operation. Changes nothing.
@@ -126,6 +196,26 @@ def add_ReconciliationServiceServicer_to_server(servicer, server):
                     servicer.ListStatements,
                     request_deserializer=paymesh_dot_reconciliation_dot_v1_dot_reconciliation__service__pb2.ListStatementsRequest.FromString,
                     response_serializer=paymesh_dot_reconciliation_dot_v1_dot_reconciliation__service__pb2.ListStatementsResponse.SerializeToString,
+            ),
+            'Reconcile': grpc.unary_unary_rpc_method_handler(
+                    servicer.Reconcile,
+                    request_deserializer=paymesh_dot_reconciliation_dot_v1_dot_reconciliation__service__pb2.ReconcileRequest.FromString,
+                    response_serializer=paymesh_dot_reconciliation_dot_v1_dot_reconciliation__service__pb2.ReconcileResponse.SerializeToString,
+            ),
+            'GetRun': grpc.unary_unary_rpc_method_handler(
+                    servicer.GetRun,
+                    request_deserializer=paymesh_dot_reconciliation_dot_v1_dot_reconciliation__service__pb2.GetRunRequest.FromString,
+                    response_serializer=paymesh_dot_reconciliation_dot_v1_dot_reconciliation__service__pb2.GetRunResponse.SerializeToString,
+            ),
+            'ListRuns': grpc.unary_unary_rpc_method_handler(
+                    servicer.ListRuns,
+                    request_deserializer=paymesh_dot_reconciliation_dot_v1_dot_reconciliation__service__pb2.ListRunsRequest.FromString,
+                    response_serializer=paymesh_dot_reconciliation_dot_v1_dot_reconciliation__service__pb2.ListRunsResponse.SerializeToString,
+            ),
+            'ListBreaks': grpc.unary_unary_rpc_method_handler(
+                    servicer.ListBreaks,
+                    request_deserializer=paymesh_dot_reconciliation_dot_v1_dot_reconciliation__service__pb2.ListBreaksRequest.FromString,
+                    response_serializer=paymesh_dot_reconciliation_dot_v1_dot_reconciliation__service__pb2.ListBreaksResponse.SerializeToString,
             ),
             'FindSettlementLines': grpc.unary_unary_rpc_method_handler(
                     servicer.FindSettlementLines,
@@ -215,6 +305,114 @@ class ReconciliationService:
             '/paymesh.reconciliation.v1.ReconciliationService/ListStatements',
             paymesh_dot_reconciliation_dot_v1_dot_reconciliation__service__pb2.ListStatementsRequest.SerializeToString,
             paymesh_dot_reconciliation_dot_v1_dot_reconciliation__service__pb2.ListStatementsResponse.FromString,
+            options,
+            channel_credentials,
+            insecure,
+            call_credentials,
+            compression,
+            wait_for_ready,
+            timeout,
+            metadata,
+            _registered_method=True)
+
+    @staticmethod
+    def Reconcile(request,
+            target,
+            options=(),
+            channel_credentials=None,
+            call_credentials=None,
+            insecure=False,
+            compression=None,
+            wait_for_ready=None,
+            timeout=None,
+            metadata=None):
+        return grpc.experimental.unary_unary(
+            request,
+            target,
+            '/paymesh.reconciliation.v1.ReconciliationService/Reconcile',
+            paymesh_dot_reconciliation_dot_v1_dot_reconciliation__service__pb2.ReconcileRequest.SerializeToString,
+            paymesh_dot_reconciliation_dot_v1_dot_reconciliation__service__pb2.ReconcileResponse.FromString,
+            options,
+            channel_credentials,
+            insecure,
+            call_credentials,
+            compression,
+            wait_for_ready,
+            timeout,
+            metadata,
+            _registered_method=True)
+
+    @staticmethod
+    def GetRun(request,
+            target,
+            options=(),
+            channel_credentials=None,
+            call_credentials=None,
+            insecure=False,
+            compression=None,
+            wait_for_ready=None,
+            timeout=None,
+            metadata=None):
+        return grpc.experimental.unary_unary(
+            request,
+            target,
+            '/paymesh.reconciliation.v1.ReconciliationService/GetRun',
+            paymesh_dot_reconciliation_dot_v1_dot_reconciliation__service__pb2.GetRunRequest.SerializeToString,
+            paymesh_dot_reconciliation_dot_v1_dot_reconciliation__service__pb2.GetRunResponse.FromString,
+            options,
+            channel_credentials,
+            insecure,
+            call_credentials,
+            compression,
+            wait_for_ready,
+            timeout,
+            metadata,
+            _registered_method=True)
+
+    @staticmethod
+    def ListRuns(request,
+            target,
+            options=(),
+            channel_credentials=None,
+            call_credentials=None,
+            insecure=False,
+            compression=None,
+            wait_for_ready=None,
+            timeout=None,
+            metadata=None):
+        return grpc.experimental.unary_unary(
+            request,
+            target,
+            '/paymesh.reconciliation.v1.ReconciliationService/ListRuns',
+            paymesh_dot_reconciliation_dot_v1_dot_reconciliation__service__pb2.ListRunsRequest.SerializeToString,
+            paymesh_dot_reconciliation_dot_v1_dot_reconciliation__service__pb2.ListRunsResponse.FromString,
+            options,
+            channel_credentials,
+            insecure,
+            call_credentials,
+            compression,
+            wait_for_ready,
+            timeout,
+            metadata,
+            _registered_method=True)
+
+    @staticmethod
+    def ListBreaks(request,
+            target,
+            options=(),
+            channel_credentials=None,
+            call_credentials=None,
+            insecure=False,
+            compression=None,
+            wait_for_ready=None,
+            timeout=None,
+            metadata=None):
+        return grpc.experimental.unary_unary(
+            request,
+            target,
+            '/paymesh.reconciliation.v1.ReconciliationService/ListBreaks',
+            paymesh_dot_reconciliation_dot_v1_dot_reconciliation__service__pb2.ListBreaksRequest.SerializeToString,
+            paymesh_dot_reconciliation_dot_v1_dot_reconciliation__service__pb2.ListBreaksResponse.FromString,
             options,
             channel_credentials,
             insecure,

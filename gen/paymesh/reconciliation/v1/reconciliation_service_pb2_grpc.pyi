@@ -59,6 +59,40 @@ class ReconciliationServiceStub:
     Errors: INVALID_ARGUMENT / VALIDATION_FAILED (also for a page_token from
     another list); NOT_FOUND / FILE_NOT_FOUND; UNAVAILABLE / DEPENDENCY_DOWN.
     """
+    Reconcile: _grpc.UnaryUnaryMultiCallable[_reconciliation_service_pb2.ReconcileRequest, _reconciliation_service_pb2.ReconcileResponse]
+    """Reconciles a day of a source: matches its lines with the ledger's captures,
+    finds and classifies what differs, and posts what may be posted by itself. The
+    call for cron. Days whose lines waited for a capture that came are reconciled
+    again first.
+
+    Idempotent: with unchanged inputs (files, ledger, settings) it is the same run
+    again, and several callers at once do the work once. New inputs make a new
+    version of the day, which reverses what it no longer wants.
+
+    Errors: INVALID_ARGUMENT / VALIDATION_FAILED; NOT_FOUND / SOURCE_NOT_FOUND;
+    FAILED_PRECONDITION / SETTLEMENT_FILE_MISSING (ingest one first), WRONG_STATE
+    (the source is a bank: that is not built yet); UNAVAILABLE / DEPENDENCY_DOWN;
+    ABORTED / OUTCOME_UNKNOWN. After the last two call again.
+    """
+    GetRun: _grpc.UnaryUnaryMultiCallable[_reconciliation_service_pb2.GetRunRequest, _reconciliation_service_pb2.GetRunResponse]
+    """Reads one run. Changes nothing.
+
+    Errors: INVALID_ARGUMENT / VALIDATION_FAILED; NOT_FOUND / RUN_NOT_FOUND;
+    UNAVAILABLE / DEPENDENCY_DOWN.
+    """
+    ListRuns: _grpc.UnaryUnaryMultiCallable[_reconciliation_service_pb2.ListRunsRequest, _reconciliation_service_pb2.ListRunsResponse]
+    """Lists runs, newest first by (create_time, run_id). Changes nothing.
+
+    Errors: INVALID_ARGUMENT / VALIDATION_FAILED (also for a page_token from
+    another list); UNAVAILABLE / DEPENDENCY_DOWN.
+    """
+    ListBreaks: _grpc.UnaryUnaryMultiCallable[_reconciliation_service_pb2.ListBreaksRequest, _reconciliation_service_pb2.ListBreaksResponse]
+    """Lists breaks as they stand now, newest first by (create_time, break_id).
+    Changes nothing.
+
+    Errors: INVALID_ARGUMENT / VALIDATION_FAILED (also for a page_token from
+    another list); NOT_FOUND / RUN_NOT_FOUND; UNAVAILABLE / DEPENDENCY_DOWN.
+    """
     FindSettlementLines: _grpc.UnaryUnaryMultiCallable[_reconciliation_service_pb2.FindSettlementLinesRequest, _reconciliation_service_pb2.FindSettlementLinesResponse]
     """Finds the lines that name a PSP reference or an operation of ours, in current
     statements only: evidence for what became of an operation. Changes nothing.
@@ -96,6 +130,40 @@ class ReconciliationServiceAsyncStub(ReconciliationServiceStub):
 
     Errors: INVALID_ARGUMENT / VALIDATION_FAILED (also for a page_token from
     another list); NOT_FOUND / FILE_NOT_FOUND; UNAVAILABLE / DEPENDENCY_DOWN.
+    """
+    Reconcile: _aio.UnaryUnaryMultiCallable[_reconciliation_service_pb2.ReconcileRequest, _reconciliation_service_pb2.ReconcileResponse]  # type: ignore[assignment]
+    """Reconciles a day of a source: matches its lines with the ledger's captures,
+    finds and classifies what differs, and posts what may be posted by itself. The
+    call for cron. Days whose lines waited for a capture that came are reconciled
+    again first.
+
+    Idempotent: with unchanged inputs (files, ledger, settings) it is the same run
+    again, and several callers at once do the work once. New inputs make a new
+    version of the day, which reverses what it no longer wants.
+
+    Errors: INVALID_ARGUMENT / VALIDATION_FAILED; NOT_FOUND / SOURCE_NOT_FOUND;
+    FAILED_PRECONDITION / SETTLEMENT_FILE_MISSING (ingest one first), WRONG_STATE
+    (the source is a bank: that is not built yet); UNAVAILABLE / DEPENDENCY_DOWN;
+    ABORTED / OUTCOME_UNKNOWN. After the last two call again.
+    """
+    GetRun: _aio.UnaryUnaryMultiCallable[_reconciliation_service_pb2.GetRunRequest, _reconciliation_service_pb2.GetRunResponse]  # type: ignore[assignment]
+    """Reads one run. Changes nothing.
+
+    Errors: INVALID_ARGUMENT / VALIDATION_FAILED; NOT_FOUND / RUN_NOT_FOUND;
+    UNAVAILABLE / DEPENDENCY_DOWN.
+    """
+    ListRuns: _aio.UnaryUnaryMultiCallable[_reconciliation_service_pb2.ListRunsRequest, _reconciliation_service_pb2.ListRunsResponse]  # type: ignore[assignment]
+    """Lists runs, newest first by (create_time, run_id). Changes nothing.
+
+    Errors: INVALID_ARGUMENT / VALIDATION_FAILED (also for a page_token from
+    another list); UNAVAILABLE / DEPENDENCY_DOWN.
+    """
+    ListBreaks: _aio.UnaryUnaryMultiCallable[_reconciliation_service_pb2.ListBreaksRequest, _reconciliation_service_pb2.ListBreaksResponse]  # type: ignore[assignment]
+    """Lists breaks as they stand now, newest first by (create_time, break_id).
+    Changes nothing.
+
+    Errors: INVALID_ARGUMENT / VALIDATION_FAILED (also for a page_token from
+    another list); NOT_FOUND / RUN_NOT_FOUND; UNAVAILABLE / DEPENDENCY_DOWN.
     """
     FindSettlementLines: _aio.UnaryUnaryMultiCallable[_reconciliation_service_pb2.FindSettlementLinesRequest, _reconciliation_service_pb2.FindSettlementLinesResponse]  # type: ignore[assignment]
     """Finds the lines that name a PSP reference or an operation of ours, in current
@@ -149,6 +217,64 @@ class ReconciliationServiceServicer(metaclass=_abc_1.ABCMeta):
 
         Errors: INVALID_ARGUMENT / VALIDATION_FAILED (also for a page_token from
         another list); NOT_FOUND / FILE_NOT_FOUND; UNAVAILABLE / DEPENDENCY_DOWN.
+        """
+
+    @_abc_1.abstractmethod
+    def Reconcile(
+        self,
+        request: _reconciliation_service_pb2.ReconcileRequest,
+        context: _ServicerContext,
+    ) -> _typing.Union[_reconciliation_service_pb2.ReconcileResponse, _abc.Awaitable[_reconciliation_service_pb2.ReconcileResponse]]:
+        """Reconciles a day of a source: matches its lines with the ledger's captures,
+        finds and classifies what differs, and posts what may be posted by itself. The
+        call for cron. Days whose lines waited for a capture that came are reconciled
+        again first.
+
+        Idempotent: with unchanged inputs (files, ledger, settings) it is the same run
+        again, and several callers at once do the work once. New inputs make a new
+        version of the day, which reverses what it no longer wants.
+
+        Errors: INVALID_ARGUMENT / VALIDATION_FAILED; NOT_FOUND / SOURCE_NOT_FOUND;
+        FAILED_PRECONDITION / SETTLEMENT_FILE_MISSING (ingest one first), WRONG_STATE
+        (the source is a bank: that is not built yet); UNAVAILABLE / DEPENDENCY_DOWN;
+        ABORTED / OUTCOME_UNKNOWN. After the last two call again.
+        """
+
+    @_abc_1.abstractmethod
+    def GetRun(
+        self,
+        request: _reconciliation_service_pb2.GetRunRequest,
+        context: _ServicerContext,
+    ) -> _typing.Union[_reconciliation_service_pb2.GetRunResponse, _abc.Awaitable[_reconciliation_service_pb2.GetRunResponse]]:
+        """Reads one run. Changes nothing.
+
+        Errors: INVALID_ARGUMENT / VALIDATION_FAILED; NOT_FOUND / RUN_NOT_FOUND;
+        UNAVAILABLE / DEPENDENCY_DOWN.
+        """
+
+    @_abc_1.abstractmethod
+    def ListRuns(
+        self,
+        request: _reconciliation_service_pb2.ListRunsRequest,
+        context: _ServicerContext,
+    ) -> _typing.Union[_reconciliation_service_pb2.ListRunsResponse, _abc.Awaitable[_reconciliation_service_pb2.ListRunsResponse]]:
+        """Lists runs, newest first by (create_time, run_id). Changes nothing.
+
+        Errors: INVALID_ARGUMENT / VALIDATION_FAILED (also for a page_token from
+        another list); UNAVAILABLE / DEPENDENCY_DOWN.
+        """
+
+    @_abc_1.abstractmethod
+    def ListBreaks(
+        self,
+        request: _reconciliation_service_pb2.ListBreaksRequest,
+        context: _ServicerContext,
+    ) -> _typing.Union[_reconciliation_service_pb2.ListBreaksResponse, _abc.Awaitable[_reconciliation_service_pb2.ListBreaksResponse]]:
+        """Lists breaks as they stand now, newest first by (create_time, break_id).
+        Changes nothing.
+
+        Errors: INVALID_ARGUMENT / VALIDATION_FAILED (also for a page_token from
+        another list); NOT_FOUND / RUN_NOT_FOUND; UNAVAILABLE / DEPENDENCY_DOWN.
         """
 
     @_abc_1.abstractmethod

@@ -1,0 +1,181 @@
+"""Reconciles a day of a source: one transaction, which is the run or is nothing."""
+
+from __future__ import annotations
+
+from collections.abc import AsyncIterator
+from datetime import date, datetime, timedelta
+from typing import Protocol
+from uuid import UUID
+from zoneinfo import ZoneInfo
+
+import structlog
+from sqlalchemy.ext.asyncio import AsyncConnection
+
+from ledger_svc.reconciliation import store_files, store_run
+from ledger_svc.reconciliation.domain import Break, BreakFilter, Run
+from ledger_svc.reconciliation.sources import Source
+from mesh import ids
+from mesh.db import Database
+from mesh.errors import MeshError, Reason
+from mesh.paging import Position
+
+log = structlog.get_logger()
+
+# As far back as a line may find its capture by the PSP's reference; by our own id, for ever.
+LOOK_BACK = timedelta(days=45)
+# What comes into the ledger is told its time before it is committed: a run looks once more
+# at what the run before it may not have seen.
+OVERLAP = timedelta(days=1)
+NEAR_BUSINESS_DAYS = 3
+
+
+class SettlementFiles(Protocol):
+    """Where a day's file can be fetched from."""
+
+    def fetch(self, source: str, day: date) -> AsyncIterator[bytes]:
+        """The bytes of the file. Errors: MeshError."""
+        ...
+
+
+async def late_days(database: Database, name: str, day: date) -> list[date]:
+    """Other days whose lines waited for a capture that came."""
+    return await database.read(
+        "ledger.late_days", lambda connection: store_run.read_late_days(connection, name, day)
+    )
+
+
+async def has_files(database: Database, name: str, day: date) -> bool:
+    """Whether a usable file of the day is there."""
+    files = await database.read(
+        "ledger.day_files", lambda connection: store_run.read_files(connection, name, day)
+    )
+    return bool(files)
+
+
+async def reconcile(database: Database, name: str, source: Source, day: date) -> Run:
+    """Reconciles the day; with unchanged inputs it is the same run again.
+
+    Errors: SETTLEMENT_FILE_MISSING; those of Database.commit.
+    """
+
+    async def work(connection: AsyncConnection) -> Run:
+        # Two callers, and a file that comes in, wait for each other here, and the second
+        # finds what the first has done. A caller that dies leaves nothing.
+        await store_files.lock_source(connection, name)
+        files = await store_run.read_files(connection, name, day)
+        if not files:
+            raise MeshError(
+                Reason.SETTLEMENT_FILE_MISSING,
+                f"no usable settlement file of {day} is there; ingest one",
+                {"source": name, "settlement_date": day.isoformat()},
+            )
+        around = await store_run.read_around(connection, name, day)
+        given = _parameters(name, source, day, around)
+        inputs = await store_run.read_inputs(connection, files, given)
+        run_id = ids.reconciliation_run_id(
+            name,
+            day.isoformat(),
+            ",".join(file_id.hex for file_id in inputs.files),
+            inputs.before,
+            source.day_end(day).isoformat(),
+            str(inputs.captures),
+            str(inputs.met),
+            str(inputs.nameless),
+            source.model_dump_json(),
+        )
+        found = await store_run.read_runs(connection, [run_id])
+        if run_id not in found:
+            await store_run.run(connection, inputs, {**given, "run_id": run_id})
+            found = await store_run.read_runs(connection, [run_id])
+        return found[run_id]
+
+    run = await database.commit("ledger.reconcile", work)
+    log.info(
+        "reconciled",
+        source=name,
+        settlement_date=day.isoformat(),
+        run_id=run.run_id.hex,
+        version=run.version,
+        state=run.state.name,
+        lines=run.lines,
+        breaks=sum(count for _, count in run.counts),
+    )
+    return run
+
+
+def _parameters(
+    name: str, source: Source, day: date, around: store_run.Around
+) -> dict[str, object]:
+    cut_off_time = source.day_end(day)
+    look_back_time = cut_off_time - LOOK_BACK
+    from_time: datetime | str = "-infinity"
+    if around.cut_off_time is not None:
+        from_time = around.cut_off_time - OVERLAP
+    return {
+        "source": name,
+        "day": day,
+        "cut_off_time": cut_off_time,
+        "from_time": from_time,
+        "look_back_time": look_back_time,
+        "near_from_time": _midnight(_business_days(day, -NEAR_BUSINESS_DAYS), source),
+        "near_until_time": _midnight(
+            _business_days(day, NEAR_BUSINESS_DAYS) + timedelta(days=1), source
+        ),
+        "as_of_day": day if around.last_day is None else max(day, around.last_day),
+        "zone": source.zone,
+        "cut_off": source.cut_off.isoformat(),
+        "settle_days": source.settle_days,
+        "fee_tolerance_minor": source.fee_tolerance_minor,
+        "rounding_tolerance_minor": source.rounding_tolerance_minor,
+        "fee_basis_points": source.fee_basis_points,
+        "fee_fixed_minor": source.fee_fixed_minor,
+        "bank": source.bank or name,
+    }
+
+
+def _business_days(day: date, count: int) -> date:
+    """The day so many business days (Monday to Friday) later, or earlier."""
+    step = timedelta(days=1 if count > 0 else -1)
+    left = abs(count)
+    while left:
+        day += step
+        left -= day.isoweekday() <= 5
+    return day
+
+
+def _midnight(day: date, source: Source) -> datetime:
+    return datetime(day.year, day.month, day.day, tzinfo=ZoneInfo(source.zone))
+
+
+async def get_run(database: Database, run_id: UUID) -> Run:
+    """The run of this id. Errors: RUN_NOT_FOUND."""
+    found = await database.read(
+        "ledger.run", lambda connection: store_run.read_runs(connection, [run_id])
+    )
+    if run_id not in found:
+        raise MeshError(Reason.RUN_NOT_FOUND, "there is no reconciliation run of this id")
+    return found[run_id]
+
+
+async def list_runs(
+    database: Database, source: str, day: date | None, after: Position | None, limit: int
+) -> list[Run]:
+    """At most `limit` runs, newest first, from `after` on."""
+    before = None if after is None else (after.create_time, after.id)
+    return await database.read(
+        "ledger.runs",
+        lambda connection: store_run.list_runs(connection, source, day, before, limit),
+    )
+
+
+async def list_breaks(
+    database: Database, which: BreakFilter, after: Position | None, limit: int
+) -> list[Break]:
+    """At most `limit` breaks, newest first, from `after` on. Errors: RUN_NOT_FOUND."""
+    if which.run_id is not None:
+        await get_run(database, which.run_id)
+    before = None if after is None else (after.create_time, after.id)
+    return await database.read(
+        "ledger.breaks",
+        lambda connection: store_run.list_breaks(connection, which, before, limit),
+    )

@@ -1,0 +1,303 @@
+"""What is left after matching: differences with their class, and what is booked by rule.
+
+Amounts are what the account at the source gains by the file and not by the ledger, signed.
+So the findings of a day and what is matched add up to its lines, and a finding that is posted
+brings the ledger to the file. A finding's id is computed from its subject, never its class:
+a line from its statement's name and its own, a capture from its journal.
+"""
+
+from __future__ import annotations
+
+from sqlalchemy import text
+
+from ledger_svc.domain import AccountKind
+from ledger_svc.reconciliation.domain import BreakClass as C
+from ledger_svc.reconciliation.store_match import DAY_LINE, NEARBY
+
+K = AccountKind
+
+_INSERT = """
+INSERT INTO run_finding (
+  run_id, subject_id, class, on_ledger_side, is_posted, base_kind, counter_kind, counter_source,
+  amount_minor, currency, file_id, sequence, journal_id, operation_id, order_id, psp_reference,
+  rule
+)
+"""
+
+_OURS = """
+line.idempotency_key = translate(paymesh_id(left(op, 12), 'psp_key', op, '0')::text, '-', '')
+"""
+
+# Of the lines that no capture is matched with: is another one for the same charge?
+_IS_DUPLICATE = """
+(
+  EXISTS (
+    SELECT FROM settlement_match AS m
+    WHERE m.journal_id = paymesh_journal_id('capture', line.operation_id, 0)
+  )
+  OR line.source_reference <> '' AND EXISTS (
+    SELECT FROM settlement_line AS o
+    JOIN statement AS s ON s.file_id = o.file_id AND s.number = o.statement
+    LEFT JOIN settlement_match AS m ON m.file_id = o.file_id AND m.sequence = o.sequence
+    WHERE o.source_reference = line.source_reference AND o.kind = line.kind
+      AND s.source = :source AND s.is_current AND o.level = 'ENTRY'
+      AND (o.file_id, o.sequence) <> (line.file_id, line.sequence)
+      AND (m.journal_id IS NOT NULL OR (o.file_id = line.file_id AND o.sequence < line.sequence))
+  )
+)
+"""
+
+# Classes that post by themselves; the others wait for an operator. A fee only within the
+# source's tolerance.
+AUTOMATIC = (
+    C.NONE, C.NEVER_SETTLED, C.UNKNOWN_TO_US, C.AMOUNT_DIFFERS, C.DUPLICATE_IN_FILE,
+    C.REFUND_DIFFERS, C.CHARGEBACK, C.STATUS_DIFFERS, C.FX_DIFFERENCE,
+)  # fmt: skip
+_IS_AUTOMATIC = f"class IN ({', '.join(str(int(one)) for one in AUTOMATIC)})"
+
+LINES = text(f"""
+WITH {DAY_LINE}, {NEARBY}, choice AS (
+  SELECT currency, amount_minor, count(*) AS journals FROM near GROUP BY currency, amount_minor
+), line AS (
+  SELECT d.*, m.journal_id AS matched, m.rule,
+         translate(d.operation_id::text, '-', '') AS op,
+         row_number() OVER (
+           PARTITION BY account, identity, currency, kind, source_reference, operation_id
+           ORDER BY d.file_id, d.sequence
+         ) AS occurrence
+  FROM day_line AS d
+  LEFT JOIN settlement_match AS m ON m.file_id = d.file_id AND m.sequence = d.sequence
+), met AS (
+  SELECT line.*, j.operation_id AS booked_operation, j.order_id AS booked_order,
+         e.currency AS booked_currency, e.amount_minor AS booked_minor,
+         CASE WHEN fee.currency = line.currency THEN fee.amount_minor ELSE 0 END AS booked_fee,
+         fee.journal_id IS NOT NULL AS has_fee,
+         CASE
+           WHEN e.currency <> line.currency THEN {C.CURRENCY_DIFFERS}
+           WHEN e.amount_minor <> line.gross THEN {C.AMOUNT_DIFFERS}
+         END AS class
+  FROM line
+  JOIN journal AS j ON j.journal_id = line.matched
+  JOIN entry AS e
+    ON e.journal_id = j.journal_id AND e.account_kind = {K.PSP_RECEIVABLE} AND e.direction = 1
+  LEFT JOIN entry AS fee
+    ON fee.journal_id = paymesh_journal_id('psp_fee', j.operation_id, j.revision)
+   AND fee.account_kind = {K.PSP_RECEIVABLE}
+), other_fee AS (
+  SELECT met.*,
+         CASE
+           WHEN has_fee OR abs(
+             fee - coalesce(
+               round(gross * cast(:fee_basis_points AS numeric) / 10000)
+               + cast(:fee_fixed_minor AS bigint), fee
+             )
+           ) > cast(:fee_tolerance_minor AS bigint) THEN {C.FEE_DIFFERS}
+           ELSE {C.NONE}
+         END AS fee_class
+  FROM met
+  WHERE class IS DISTINCT FROM {C.CURRENCY_DIFFERS} AND fee <> booked_fee
+), unmet AS (
+  SELECT line.*,
+         CASE
+           WHEN kind = 'CHARGE' THEN
+             CASE
+               WHEN {_IS_DUPLICATE} THEN {C.DUPLICATE_IN_FILE}
+               WHEN {_OURS} THEN {C.STATUS_DIFFERS}
+               WHEN choice.journals > 0 AND op IS NULL AND line.order_id IS NULL
+                 THEN {C.AMBIGUOUS}
+               ELSE {C.UNKNOWN_TO_US}
+             END
+           WHEN kind IN ('FEE', 'TRANSFER', 'TRANSFER_RETURN') THEN {C.NONE}
+           WHEN kind = 'REFUND' THEN {C.REFUND_DIFFERS}
+           WHEN kind IN ('DISPUTE', 'DISPUTE_REVERSAL') THEN {C.CHARGEBACK}
+           WHEN kind IN ('CHARGE_REVERSAL', 'REFUND_REVERSAL', 'PAYOUT_RETURN')
+             THEN {C.REVERSAL_OR_RETURN}
+           WHEN kind = 'FX' THEN {C.FX_DIFFERENCE}
+           WHEN kind IN (
+             'RESERVE_HOLD', 'RESERVE_RELEASE', 'BALANCE_TRANSFER', 'INVOICE_DEDUCTION'
+           ) THEN {C.RESERVE_OR_TRANSFER}
+           ELSE {C.UNKNOWN_TO_US}
+         END AS class
+  FROM line
+  LEFT JOIN choice ON choice.currency = line.currency AND choice.amount_minor = line.gross
+  WHERE line.matched IS NULL
+), found AS (
+  SELECT 'principal' AS aspect, class,
+         CASE class
+           WHEN {C.AMOUNT_DIFFERS} THEN gross - booked_minor
+           ELSE amount_minor + booked_fee
+         END AS amount,
+         {K.SUSPENSE} AS counter_kind, cast(:source AS text) AS counter_source,
+         {_IS_AUTOMATIC} AS is_posted, rule, matched, booked_operation, booked_order, account,
+         identity, currency, kind, source_reference, op, occurrence, file_id, sequence
+  FROM met WHERE class IS NOT NULL
+  UNION ALL
+  SELECT 'fee', fee_class, booked_fee - fee, {K.PSP_FEE_EXPENSE}, :source,
+         fee_class = {C.NONE} OR abs(fee - booked_fee) <= cast(:fee_tolerance_minor AS bigint),
+         rule, matched, booked_operation, booked_order, account, identity, currency, kind,
+         source_reference, op, occurrence, file_id, sequence
+  FROM other_fee
+  UNION ALL
+  SELECT 'principal', class,
+         CASE WHEN class = {C.CHARGEBACK} THEN amount_minor + fee ELSE amount_minor END,
+         CASE
+           WHEN kind = 'FEE' THEN {K.PSP_FEE_EXPENSE}
+           WHEN class = {C.NONE} THEN {K.BANK_CASH}
+           WHEN class = {C.CHARGEBACK} THEN {K.DISPUTE_RECEIVABLE}
+           WHEN class = {C.FX_DIFFERENCE} THEN {K.FX}
+           ELSE {K.SUSPENSE}
+         END,
+         CASE WHEN class = {C.NONE} AND kind <> 'FEE' THEN cast(:bank AS text) ELSE :source END,
+         {_IS_AUTOMATIC}, 'LEFT_OVER', matched, operation_id, order_id, account, identity,
+         currency, kind, source_reference, op, occurrence, file_id, sequence
+  FROM unmet
+  UNION ALL
+  SELECT 'dispute_fee', {C.NONE}, -fee, {K.DISPUTE_FEE_EXPENSE}, :source, true, 'LEFT_OVER',
+         matched, operation_id, order_id, account, identity, currency, kind, source_reference, op,
+         occurrence, file_id, sequence
+  FROM unmet WHERE class = {C.CHARGEBACK} AND fee <> 0
+)
+{_INSERT}
+SELECT :run_id,
+       paymesh_id(
+         left(op, 12), 'settlement_finding', :source, aspect, account, cast(:day AS text),
+         identity, currency, kind, source_reference, coalesce(op, ''), occurrence::text
+       ),
+       class, false, is_posted AND amount <> 0, {K.PSP_RECEIVABLE}, counter_kind, counter_source,
+       amount, currency, file_id, sequence, matched, booked_operation, booked_order,
+       source_reference, rule
+FROM found
+""")
+
+# The captures of the days since the run before, and those that were missing already, which
+# age. A journal on which a later one for its order is matched is there twice.
+LEDGER = text(f"""
+WITH fresh AS (
+  SELECT e.journal_id
+  FROM entry AS e
+  WHERE e.account_kind = {K.PSP_RECEIVABLE} AND e.owner_id = '' AND e.source = :source
+    AND e.direction = 1
+    AND e.create_time >= cast(:from_time AS timestamptz)
+    AND e.create_time < cast(:cut_off_time AS timestamptz)
+  UNION
+  SELECT b.journal_id
+  FROM settlement_break AS b
+  WHERE b.source = :source AND b.on_ledger_side AND b.state IN (1, 2, 3)
+), missing AS (
+  SELECT j.*, e.currency, e.amount_minor - coalesce(fee.amount_minor, 0) AS net,
+         (
+           cast(:as_of_day AS date)
+           - cast((j.create_time - cast(:cut_off AS interval)) AT TIME ZONE :zone AS date)
+         ) AS days
+  FROM fresh
+  JOIN journal AS j ON j.journal_id = fresh.journal_id AND j.kind = 1
+  JOIN entry AS e
+    ON e.journal_id = j.journal_id AND e.account_kind = {K.PSP_RECEIVABLE}
+   AND e.source = :source AND e.direction = 1
+  LEFT JOIN entry AS fee
+    ON fee.journal_id = paymesh_journal_id('psp_fee', j.operation_id, j.revision)
+   AND fee.account_kind = {K.PSP_RECEIVABLE} AND fee.currency = e.currency
+  WHERE j.create_time < cast(:cut_off_time AS timestamptz)
+    AND NOT EXISTS (SELECT FROM settlement_match AS m WHERE m.journal_id = j.journal_id)
+), judged AS (
+  SELECT missing.*,
+         CASE
+           WHEN EXISTS (
+             SELECT FROM journal AS o
+             JOIN settlement_match AS m ON m.journal_id = o.journal_id
+             WHERE o.order_id = missing.order_id AND o.kind = 1
+           ) THEN {C.DUPLICATE_IN_LEDGER}
+           WHEN days >= cast(:settle_days AS integer) THEN {C.NEVER_SETTLED}
+           ELSE {C.TIMING}
+         END AS class
+  FROM missing
+)
+{_INSERT}
+SELECT :run_id,
+       paymesh_id(
+         left(translate(journal_id::text, '-', ''), 12), 'settlement_finding', :source, 'ledger',
+         translate(journal_id::text, '-', '')
+       ),
+       class, true, {_IS_AUTOMATIC} AND net <> 0, {K.PSP_RECEIVABLE}, {K.SUSPENSE}, :source, -net,
+       currency, NULL, NULL, journal_id, operation_id, order_id, psp_reference,
+       'NOT_IN_FILE'
+FROM judged
+""")
+
+# A statement opens with what the one before it on its account closed with, or with what
+# another one of its day did.
+CHAIN = text(f"""
+WITH today AS (
+  SELECT * FROM statement
+  WHERE source = :source AND settlement_date = :day AND is_current AND opening_minor IS NOT NULL
+), broken AS (
+  SELECT t.*, before.closing_minor AS before_minor
+  FROM today AS t
+  CROSS JOIN LATERAL (
+    SELECT s.closing_minor FROM statement AS s
+    WHERE s.source = :source AND s.account = t.account AND s.currency = t.currency
+      AND s.is_current AND s.settlement_date < t.settlement_date AND s.closing_minor IS NOT NULL
+    ORDER BY s.settlement_date DESC, s.identity DESC
+    LIMIT 1
+  ) AS before
+  WHERE before.closing_minor <> t.opening_minor AND NOT EXISTS (
+    SELECT FROM today AS o
+    WHERE (o.file_id, o.number) <> (t.file_id, t.number) AND o.account = t.account
+      AND o.currency = t.currency AND o.closing_minor = t.opening_minor
+  )
+)
+{_INSERT}
+SELECT :run_id,
+       paymesh_id(
+         NULL, 'settlement_finding', :source, 'chain', account, settlement_date::text, identity,
+         currency
+       ),
+       {C.CHAIN_BROKEN}, false, false, {K.PSP_RECEIVABLE}, {K.SUSPENSE}, :source,
+       opening_minor - before_minor, currency, file_id, NULL, NULL, NULL, NULL, '', 'CHAIN'
+FROM broken
+""")
+
+# A transfer that is not the sum of the lines that name it. It moves nothing of its own.
+BATCHES = text(f"""
+WITH {DAY_LINE}, paid AS (
+  SELECT batch_reference, currency, sum(amount_minor) AS amount,
+         (array_agg(file_id ORDER BY file_id, sequence))[1] AS file_id,
+         (array_agg(sequence ORDER BY file_id, sequence))[1] AS sequence
+  FROM day_line
+  WHERE kind = 'TRANSFER' AND batch_reference <> ''
+  GROUP BY batch_reference, currency
+), listed AS (
+  SELECT p.batch_reference, p.currency, sum(l.amount_minor) AS amount
+  FROM paid AS p
+  JOIN settlement_line AS l
+    ON l.batch_reference = p.batch_reference AND l.batch_reference <> ''
+   AND l.currency = p.currency AND l.kind <> 'TRANSFER' AND l.level = 'ENTRY'
+  JOIN statement AS s
+    ON s.file_id = l.file_id AND s.number = l.statement AND s.is_current AND s.source = :source
+  GROUP BY p.batch_reference, p.currency
+)
+{_INSERT}
+SELECT :run_id,
+       paymesh_id(
+         NULL, 'settlement_finding', :source, 'batch', p.batch_reference, p.currency
+       ),
+       {C.PAYOUT_DIFFERS}, false, false, {K.PSP_RECEIVABLE}, {K.SUSPENSE}, :source,
+       p.amount + l.amount, p.currency, p.file_id, p.sequence, NULL, NULL, NULL, p.batch_reference,
+       'BATCH_SUM'
+FROM paid AS p JOIN listed AS l USING (batch_reference, currency)
+WHERE p.amount + l.amount <> 0
+""")
+
+# What still misses after all that: an error of ours or of the source, never silence.
+CLOSING = text(f"""
+{_INSERT}
+SELECT run_id,
+       paymesh_id(
+         NULL, 'settlement_finding', :source, 'closing', cast(:day AS text), currency
+       ),
+       {C.CLOSING_DIFFERS}, false,
+       abs(difference_minor) <= cast(:rounding_tolerance_minor AS bigint),
+       {K.PSP_RECEIVABLE}, {K.ROUNDING}, :source, difference_minor, currency, NULL, NULL, NULL,
+       NULL, NULL, '', 'EQUATION'
+FROM run_balance WHERE run_id = :run_id AND difference_minor <> 0
+""")

@@ -1,0 +1,144 @@
+"""The passes of matching: lines of a day meet journals, set-wise, each at most once.
+
+Every statement takes the same parameters, `Day` of store_run.py. What is matched is left
+alone by later passes; what two lines could be is given to the one that fits better, and the
+other is a difference.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+
+from sqlalchemy import TextClause, text
+
+# The lines of the day that count. A superseded statement has none.
+DAY_LINE = """
+day_line AS (
+  SELECT l.*, s.account, s.identity, f.create_time AS came,
+         coalesce(l.gross_minor, l.amount_minor + coalesce(l.fee_minor, 0)) AS gross,
+         coalesce(l.fee_minor, 0) AS fee
+  FROM statement AS s
+  JOIN settlement_line AS l ON l.file_id = s.file_id AND l.statement = s.number
+  JOIN settlement_file AS f ON f.file_id = s.file_id
+  WHERE s.source = :source AND s.settlement_date = :day AND s.is_current AND l.level = 'ENTRY'
+)
+"""
+
+_UNMATCHED_LINE = f"""
+{DAY_LINE}, line AS (
+  SELECT * FROM day_line AS d
+  WHERE d.kind = 'CHARGE' AND NOT EXISTS (
+    SELECT FROM settlement_match AS m WHERE m.file_id = d.file_id AND m.sequence = d.sequence
+  )
+)
+"""
+
+# The captures at the source that no line is matched with, from as far back as is looked.
+UNMATCHED_CAPTURE = """
+SELECT j.journal_id, j.order_id, j.psp_reference, e.currency, e.amount_minor, e.create_time
+FROM entry AS e
+JOIN journal AS j ON j.journal_id = e.journal_id AND j.kind = 1
+WHERE e.account_kind = 1 AND e.owner_id = '' AND e.source = :source AND e.direction = 1
+  AND e.create_time >= cast(:look_back_time AS timestamptz)
+  AND NOT EXISTS (SELECT FROM settlement_match AS m WHERE m.journal_id = e.journal_id)
+"""
+
+_FORGET_SUPERSEDED = text("""
+DELETE FROM settlement_match AS m
+USING settlement_line AS l
+JOIN statement AS s ON s.file_id = l.file_id AND s.number = l.statement
+WHERE m.file_id = l.file_id AND m.sequence = l.sequence
+  AND s.source = :source AND s.settlement_date = :day AND NOT s.is_current
+""")
+
+_INSERT = """
+INSERT INTO settlement_match (journal_id, file_id, sequence, rule, run_id)
+"""
+# One line for each journal, and one journal for each line: first whose amount is right.
+_BEST = """
+SELECT DISTINCT ON (file_id, sequence) journal_id, file_id, sequence
+FROM (
+  SELECT DISTINCT ON (journal_id) *
+  FROM pair
+  ORDER BY journal_id, fits DESC, came, file_id, sequence
+) AS one_line
+ORDER BY file_id, sequence, fits DESC, journal_id
+"""
+
+# The file repeats our operation, and the journal's id is computed from it: a join by key.
+_BY_OPERATION = text(f"""
+WITH {_UNMATCHED_LINE}, pair AS (
+  SELECT e.journal_id, line.file_id, line.sequence, line.came,
+         (e.currency, e.amount_minor) = (line.currency, line.gross) AS fits
+  FROM line
+  JOIN entry AS e ON e.journal_id = paymesh_journal_id('capture', line.operation_id, 0)
+  WHERE line.operation_id IS NOT NULL
+    AND e.account_kind = 1 AND e.direction = 1 AND e.source = :source
+    AND NOT EXISTS (SELECT FROM settlement_match AS m WHERE m.journal_id = e.journal_id)
+)
+{_INSERT} SELECT journal_id, file_id, sequence, 'OPERATION', :run_id FROM ({_BEST}) AS best
+""")
+
+_BY_REFERENCE = text(f"""
+WITH {_UNMATCHED_LINE}, capture AS ({UNMATCHED_CAPTURE}), pair AS (
+  SELECT c.journal_id, line.file_id, line.sequence, line.came,
+         (c.currency, c.amount_minor) = (line.currency, line.gross) AS fits
+  FROM line
+  CROSS JOIN LATERAL unnest(ARRAY[line.source_reference, line.related_reference]) AS told (name)
+  JOIN capture AS c ON c.psp_reference = told.name
+  WHERE told.name <> ''
+)
+{_INSERT} SELECT journal_id, file_id, sequence, 'PSP_REFERENCE', :run_id FROM ({_BEST}) AS best
+""")
+
+_ONLY_PAIRS = """
+SELECT journal_id, file_id, sequence
+FROM (
+  SELECT *, count(*) OVER (PARTITION BY journal_id) AS lines,
+         count(*) OVER (PARTITION BY file_id, sequence) AS journals
+  FROM pair
+) AS counted
+WHERE lines = 1 AND journals = 1
+"""
+
+_BY_ORDER = text(f"""
+WITH {_UNMATCHED_LINE}, pair AS (
+  SELECT j.journal_id, line.file_id, line.sequence
+  FROM line
+  JOIN journal AS j ON j.order_id = line.order_id AND j.kind = 1
+  JOIN entry AS e ON e.journal_id = j.journal_id AND e.account_kind = 1 AND e.direction = 1
+    AND e.source = :source AND e.currency = line.currency AND e.amount_minor = line.gross
+  WHERE line.operation_id IS NULL
+    AND NOT EXISTS (SELECT FROM settlement_match AS m WHERE m.journal_id = j.journal_id)
+)
+{_INSERT} SELECT journal_id, file_id, sequence, 'ORDER', :run_id FROM ({_ONLY_PAIRS}) AS single
+""")
+
+# By amount and date alone, what no name contradicts: on both sides none that could meet.
+NEARBY = f"""
+near AS (
+  SELECT * FROM ({UNMATCHED_CAPTURE}) AS c
+  WHERE c.psp_reference = ''
+    AND c.create_time >= cast(:near_from_time AS timestamptz)
+    AND c.create_time < cast(:near_until_time AS timestamptz)
+)
+"""
+_BY_AMOUNT = text(f"""
+WITH {_UNMATCHED_LINE}, {NEARBY}, pair AS (
+  SELECT n.journal_id, line.file_id, line.sequence
+  FROM line
+  JOIN near AS n ON n.currency = line.currency AND n.amount_minor = line.gross
+  WHERE line.operation_id IS NULL AND line.order_id IS NULL
+)
+{_INSERT} SELECT journal_id, file_id, sequence, 'AMOUNT_AND_DATE', :run_id
+FROM ({_ONLY_PAIRS}) AS single
+""")
+
+PASSES: Sequence[TextClause] = (
+    _FORGET_SUPERSEDED,
+    _BY_OPERATION,
+    _BY_REFERENCE,
+    _BY_ORDER,
+    _BY_AMOUNT,
+)
+"""In this order; each sees what the ones before it matched."""

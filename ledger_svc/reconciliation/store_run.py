@@ -1,0 +1,323 @@
+"""Runs and breaks, and their SQL."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping, Sequence
+from datetime import date, datetime
+from typing import Any, NamedTuple, TypeAlias
+from uuid import UUID
+
+from sqlalchemy import text
+from sqlalchemy.ext.asyncio import AsyncConnection
+
+from ledger_svc.reconciliation import store_findings, store_match, store_post
+from ledger_svc.reconciliation.domain import (
+    Balance,
+    Break,
+    BreakClass,
+    BreakFilter,
+    BreakState,
+    FileState,
+    Run,
+    RunState,
+)
+from ledger_svc.reconciliation.store_match import DAY_LINE
+
+Before: TypeAlias = tuple[datetime, UUID] | None
+"""A list goes on with what is older than this (create_time, id); None: from the start."""
+
+Parameters = Mapping[str, object]
+
+
+class Inputs(NamedTuple):
+    """What a run's result depends on, beside the settings."""
+
+    files: tuple[UUID, ...]
+    lines: int
+    captures: int
+    """Captures in the ledger up to the cut-off that this run may miss in the files."""
+    met: int
+    """Lines whose capture is there; more when one comes late."""
+    nameless: int
+    """Captures around the day of which the ledger knows no PSP reference."""
+    before: str
+    """The statements that this day goes on from."""
+
+
+class Around(NamedTuple):
+    """The runs around a day. cut_off_time: of the one before; last_day: of the last one."""
+
+    cut_off_time: datetime | None
+    last_day: date | None
+
+
+_AROUND = text("""
+SELECT max(cut_off_time) FILTER (WHERE settlement_date < :day), max(settlement_date)
+FROM reconciliation_run WHERE source = :source
+""")
+
+_FILES = text(f"""
+SELECT file_id FROM settlement_file
+WHERE source = :source AND settlement_date = :day AND state = {FileState.INGESTED}
+UNION
+SELECT file_id FROM statement
+WHERE source = :source AND settlement_date = :day AND is_current
+ORDER BY file_id
+""")
+
+# Nothing here looks at matches or breaks: a run must not change its own inputs.
+_INPUTS = text(f"""
+WITH {DAY_LINE}, capture AS (
+  SELECT j.psp_reference, e.create_time
+  FROM entry AS e JOIN journal AS j ON j.journal_id = e.journal_id AND j.kind = 1
+  WHERE e.account_kind = 1 AND e.owner_id = '' AND e.source = :source AND e.direction = 1
+    AND e.create_time >= least(
+      cast(:look_back_time AS timestamptz), cast(:from_time AS timestamptz)
+    )
+), name AS (
+  SELECT DISTINCT psp_reference FROM capture WHERE psp_reference <> ''
+)
+SELECT (SELECT count(*) FROM day_line) AS lines,
+       (SELECT count(*) FROM capture
+        WHERE create_time >= cast(:from_time AS timestamptz)
+          AND create_time < cast(:cut_off_time AS timestamptz)) AS captures,
+       (SELECT count(*)
+        FROM day_line AS d
+        WHERE d.kind = 'CHARGE' AND (
+          EXISTS (
+            SELECT FROM journal AS j
+            WHERE j.journal_id = paymesh_journal_id('capture', d.operation_id, 0)
+          )
+          OR EXISTS (SELECT FROM journal AS j WHERE j.order_id = d.order_id AND j.kind = 1)
+          OR d.source_reference IN (SELECT psp_reference FROM name)
+          OR d.related_reference IN (SELECT psp_reference FROM name)
+        )) AS met,
+       (SELECT count(*) FROM capture
+        WHERE psp_reference = ''
+          AND create_time >= cast(:near_from_time AS timestamptz)
+          AND create_time < cast(:near_until_time AS timestamptz)) AS nameless,
+       (SELECT coalesce(string_agg(s.file_id::text, ',' ORDER BY s.file_id, s.number), '')
+        FROM statement AS s
+        WHERE s.source = :source AND s.is_current AND s.settlement_date = (
+          SELECT max(settlement_date) FROM statement
+          WHERE source = :source AND is_current AND settlement_date < :day
+        )) AS before
+""")
+
+# Days of which a line waited for its capture, and the capture came.
+_LATE_DAYS = text(f"""
+SELECT DISTINCT b.settlement_date
+FROM settlement_break AS b
+JOIN settlement_line AS l ON l.file_id = b.file_id AND l.sequence = b.sequence
+WHERE b.source = :source AND b.settlement_date <> :day AND NOT b.on_ledger_side
+  AND b.state IN ({BreakState.OPEN}, {BreakState.POSTED}, {BreakState.SUGGESTED})
+  AND b.class IN ({BreakClass.UNKNOWN_TO_US}, {BreakClass.STATUS_DIFFERS})
+  AND EXISTS (
+    SELECT FROM journal AS j
+    WHERE j.journal_id = paymesh_journal_id('capture', l.operation_id, 0)
+  )
+ORDER BY b.settlement_date
+""")
+
+_INSERT_RUN = text("""
+INSERT INTO reconciliation_run (
+  run_id, source, settlement_date, version, state, cut_off_time, files, lines, matched
+)
+SELECT :run_id, :source, :day, coalesce(max(version), 0) + 1, :state,
+       cast(:cut_off_time AS timestamptz), cast(:files AS uuid[]), :lines, 0
+FROM reconciliation_run WHERE source = :source AND settlement_date = :day
+""")
+
+_FINISH_RUN = text(f"""
+WITH {DAY_LINE}
+UPDATE reconciliation_run AS r
+SET state = CASE
+      WHEN EXISTS (
+        SELECT FROM run_balance AS b WHERE b.run_id = :run_id AND b.difference_minor <> 0
+      ) THEN {RunState.BROKEN}
+      WHEN EXISTS (
+        SELECT FROM run_finding AS f
+        WHERE f.run_id = :run_id AND f.class = {BreakClass.CHAIN_BROKEN}
+      ) THEN {RunState.OPEN}
+      WHEN EXISTS (
+        SELECT FROM run_finding AS f WHERE f.run_id = :run_id AND f.class > 0
+      ) THEN {RunState.EXPLAINED}
+      ELSE {RunState.BALANCED}
+    END,
+    matched = (
+      SELECT count(*) FROM day_line AS d
+      WHERE EXISTS (
+        SELECT FROM settlement_match AS m WHERE m.file_id = d.file_id AND m.sequence = d.sequence
+      ) OR d.kind IN ('FEE', 'TRANSFER', 'TRANSFER_RETURN')
+    )
+WHERE r.run_id = :run_id
+""")
+
+_DIFFERS = text("SELECT FROM run_balance WHERE run_id = :run_id AND difference_minor <> 0 LIMIT 1")
+
+_RUN_COLUMNS = """
+run_id, source, settlement_date, version, state, cut_off_time, files, lines, matched, create_time
+"""
+_READ_RUNS = text(f"""
+SELECT {_RUN_COLUMNS} FROM reconciliation_run
+WHERE run_id = ANY (cast(:run_ids AS uuid[]))
+""")
+_LIST_RUNS = text("""
+SELECT run_id FROM reconciliation_run
+WHERE (cast(:source AS text) = '' OR source = :source)
+  AND (cast(:day AS date) IS NULL OR settlement_date = :day)
+  AND (create_time, run_id) < (cast(:before_time AS timestamptz), cast(:before_id AS uuid))
+ORDER BY create_time DESC, run_id DESC
+LIMIT :limit
+""")
+_COUNTS = text("""
+SELECT run_id, class, count(*) FROM run_finding
+WHERE run_id = ANY (cast(:run_ids AS uuid[])) AND class > 0
+GROUP BY run_id, class ORDER BY run_id, class
+""")
+_BALANCES = text("""
+SELECT run_id, currency, opening_minor, closing_minor, lines_minor, ledger_minor, breaks_minor,
+       difference_minor
+FROM run_balance WHERE run_id = ANY (cast(:run_ids AS uuid[]))
+ORDER BY run_id, currency
+""")
+
+_BREAK_SELECT = """
+SELECT b.break_id, b.source, b.settlement_date, b.class, b.state, b.last_run_id, b.create_time,
+       b.update_time, cast(extract(day FROM paymesh_now() - b.create_time) AS integer) AS age_days,
+       b.base_kind, b.counter_kind, b.counter_source, b.amount_minor, b.currency, b.file_id,
+       b.sequence, f.sha256, coalesce(l.place, '') AS place, b.journal_id, b.operation_id,
+       b.order_id, b.psp_reference, b.rule, k.journal_id AS booked_id
+FROM settlement_break AS b
+LEFT JOIN settlement_file AS f ON f.file_id = b.file_id
+LEFT JOIN settlement_line AS l ON l.file_id = b.file_id AND l.sequence = b.sequence
+LEFT JOIN settlement_booking AS k ON k.subject_id = b.break_id AND k.reversal_id IS NULL
+"""
+_BREAK_FILTER = """
+(cast(:class AS integer) = 0 OR b.class = :class)
+AND (cast(:state AS integer) = 0 OR b.state = :state)
+AND (cast(:source AS text) = '' OR b.source = :source)
+AND (b.create_time, b.break_id) < (cast(:before_time AS timestamptz), cast(:before_id AS uuid))
+ORDER BY b.create_time DESC, b.break_id DESC
+LIMIT :limit
+"""
+_LIST_BREAKS = text(f"{_BREAK_SELECT} WHERE {_BREAK_FILTER}")
+_LIST_BREAKS_OF_RUN = text(f"""
+{_BREAK_SELECT}
+JOIN run_finding AS n ON n.run_id = :run_id AND n.subject_id = b.break_id AND n.class > 0
+WHERE {_BREAK_FILTER}
+""")
+
+
+async def read_around(connection: AsyncConnection, source: str, day: date) -> Around:
+    """The runs before and after this day."""
+    row = (await connection.execute(_AROUND, {"source": source, "day": day})).one()
+    return Around(*row)
+
+
+async def read_files(connection: AsyncConnection, source: str, day: date) -> tuple[UUID, ...]:
+    """The files that say something of the day; empty if none came."""
+    rows = await connection.execute(_FILES, {"source": source, "day": day})
+    return tuple(rows.scalars())
+
+
+async def read_inputs(
+    connection: AsyncConnection, files: tuple[UUID, ...], day: Parameters
+) -> Inputs:
+    """What the result of a run depends on."""
+    row = (await connection.execute(_INPUTS, day)).one()
+    return Inputs(files, row.lines, row.captures, row.met, row.nameless, row.before)
+
+
+async def read_late_days(connection: AsyncConnection, source: str, day: date) -> list[date]:
+    """Other days that have to be reconciled again, because a capture came late."""
+    rows = await connection.execute(_LATE_DAYS, {"source": source, "day": day})
+    return list(rows.scalars())
+
+
+async def run(connection: AsyncConnection, inputs: Inputs, day: Parameters) -> None:
+    """Matches, finds, posts and proves a day, as the run of these parameters."""
+    given = {
+        **day, "files": list(inputs.files), "lines": inputs.lines, "state": int(RunState.OPEN)
+    }  # fmt: skip
+    await connection.execute(_INSERT_RUN, given)
+    for statement in (
+        *store_match.PASSES,
+        store_findings.LINES,
+        store_findings.LEDGER,
+        store_findings.CHAIN,
+        store_findings.BATCHES,
+        store_post.REVERSE,
+        store_post.POST,
+        store_post.BALANCES,
+    ):
+        await connection.execute(statement, day)
+    if (await connection.execute(_DIFFERS, day)).first() is not None:
+        for statement in (
+            store_findings.CLOSING,
+            store_post.POST,
+            store_post.FORGET_BALANCES,
+            store_post.BALANCES,
+        ):
+            await connection.execute(statement, day)
+    for statement in (store_post.PUT_BREAKS, store_post.CLEAR_BREAKS, _FINISH_RUN):
+        await connection.execute(statement, day)
+
+
+async def read_runs(connection: AsyncConnection, run_ids: Sequence[UUID]) -> dict[UUID, Run]:
+    """The runs of these ids, as far as they are there."""
+    asked = {"run_ids": list(run_ids)}
+    counts: dict[UUID, list[tuple[BreakClass, int]]] = {}
+    for run_id, class_, count in await connection.execute(_COUNTS, asked):
+        counts.setdefault(run_id, []).append((BreakClass(class_), count))
+    balances: dict[UUID, list[Balance]] = {}
+    for run_id, *balance in await connection.execute(_BALANCES, asked):
+        balances.setdefault(run_id, []).append(Balance(*balance))
+    found = {}
+    for row in await connection.execute(_READ_RUNS, asked):
+        stored = Run(*row)
+        found[stored.run_id] = stored._replace(
+            state=RunState(stored.state),
+            files=tuple(stored.files),
+            counts=tuple(counts.get(stored.run_id, ())),
+            balances=tuple(balances.get(stored.run_id, ())),
+        )
+    return found
+
+
+async def list_runs(
+    connection: AsyncConnection, source: str, day: date | None, before: Before, limit: int
+) -> list[Run]:
+    """At most `limit` runs, newest first, of this source and day where they are told."""
+    rows = await connection.execute(
+        _LIST_RUNS, {"source": source, "day": day, "limit": limit, **_before(before)}
+    )
+    run_ids = list(rows.scalars())
+    found = await read_runs(connection, run_ids)
+    return [found[run_id] for run_id in run_ids]
+
+
+async def list_breaks(
+    connection: AsyncConnection, which: BreakFilter, before: Before, limit: int
+) -> list[Break]:
+    """At most `limit` breaks, newest first."""
+    given: dict[str, Any] = {
+        "source": which.source,
+        "class": which.class_,
+        "state": which.state,
+        "limit": limit,
+        **_before(before),
+    }
+    statement = _LIST_BREAKS
+    if which.run_id is not None:
+        statement, given["run_id"] = _LIST_BREAKS_OF_RUN, which.run_id
+    found = [Break(*row) for row in await connection.execute(statement, given)]
+    return [
+        one._replace(class_=BreakClass(one.class_), state=BreakState(one.state)) for one in found
+    ]
+
+
+def _before(before: Before) -> dict[str, object]:
+    if before is None:
+        return {"before_time": "infinity", "before_id": UUID(int=0)}
+    return {"before_time": before[0], "before_id": before[1]}

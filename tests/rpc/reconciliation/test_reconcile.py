@@ -1,0 +1,657 @@
+"""A day's file against the ledger: each difference is found, classified, and posted once."""
+
+from __future__ import annotations
+
+import asyncio
+import uuid
+from typing import TYPE_CHECKING, Any
+
+import psycopg
+import pytest
+from paymesh.common.v1.money_pb2 import Money
+from paymesh.ledger.v1 import ledger_posting_service_pb2 as posting_pb
+from paymesh.ledger.v1 import ledger_service_pb2 as ledger_pb
+from paymesh.reconciliation.v1 import reconciliation_service_pb2 as pb
+
+from mesh import ids
+from mesh.errors import Code, Reason
+from tests.support.reconciliation import DAY, DayFile, ingest, reference
+from tests.support.serving import error_of
+
+if TYPE_CHECKING:
+    from paymesh.ledger.v1.ledger_posting_service_pb2_grpc import LedgerPostingServiceAsyncStub
+    from paymesh.ledger.v1.ledger_service_pb2_grpc import LedgerServiceAsyncStub
+    from paymesh.reconciliation.v1.reconciliation_service_pb2_grpc import (
+        ReconciliationServiceAsyncStub,
+    )
+
+Sql = psycopg.Connection[tuple[Any, ...]]
+
+RECEIVABLE = ledger_pb.ACCOUNT_KIND_PSP_RECEIVABLE
+SUSPENSE = ledger_pb.ACCOUNT_KIND_SUSPENSE
+FEES = ledger_pb.ACCOUNT_KIND_PSP_FEE_EXPENSE
+BANK = ledger_pb.ACCOUNT_KIND_BANK_CASH
+
+
+class World:
+    """One source, its files and its part of the ledger."""
+
+    def __init__(
+        self,
+        source: str,
+        reconciliation: ReconciliationServiceAsyncStub,
+        ledger: LedgerServiceAsyncStub,
+        postings: LedgerPostingServiceAsyncStub,
+        sql: Sql,
+    ) -> None:
+        self.source = source
+        self.reconciliation = reconciliation
+        self.ledger = ledger
+        self.postings = postings
+        self.sql = sql
+
+    async def capture(self, amount: int, fee: int = 0, **given: Any) -> dict[str, Any]:
+        """Books a capture; the cells by which a line names it."""
+        cells = given.pop("cells", None) or charge_cells()
+        event = posting_pb.CaptureEvent(
+            seller_id="seller",
+            source=self.source,
+            captured=Money(amount_minor=amount, currency_code=given.get("currency", "EUR")),
+            seller_pending_minor=amount,
+            psp_reference=given.get("psp_reference", cells["psp_reference"]),
+        )
+        if fee:
+            event.fee.CopyFrom(Money(amount_minor=fee, currency_code="EUR"))
+        response = await self.postings.PostEvents(
+            posting_pb.PostEventsRequest(
+                events=[
+                    posting_pb.LedgerEvent(
+                        operation_id=cells["operation_id"],
+                        order_id=cells["order_id"],
+                        capture=event,
+                    )
+                ]
+            )
+        )
+        assert response.results[0].WhichOneof("result") == "posted", response
+        return cells
+
+    async def run(self, day: str = DAY) -> pb.Run:
+        response = await self.reconciliation.Reconcile(
+            pb.ReconcileRequest(settlement_date=day, source=self.source)
+        )
+        return response.run
+
+    async def day(self, file: DayFile, day: str = DAY) -> pb.Run:
+        """Sends the file and reconciles its day."""
+        stored = await ingest(self.reconciliation, file.content(), self.source)
+        assert stored.state == pb.FILE_STATE_INGESTED, stored.problem
+        return await self.run(day)
+
+    async def breaks(self, run: pb.Run | None = None, **given: Any) -> list[pb.Break]:
+        request = pb.ListBreaksRequest(
+            run_id="" if run is None else run.run_id, source=self.source, **given
+        )
+        return list((await self.reconciliation.ListBreaks(request)).breaks)
+
+    async def balance(self, kind: Any, currency: str = "EUR", source: str = "") -> int:
+        account = ledger_pb.Account(kind=kind, source=source or self.source)
+        response = await self.ledger.GetBalance(
+            ledger_pb.GetBalanceRequest(account=account, currency_code=currency)
+        )
+        return response.balance_minor
+
+    def booked(self) -> int:
+        """How many journals the reconciliation wrote for this source, reversals included."""
+        row = self.sql.execute(
+            "SELECT count(*) FROM settlement_booking AS b JOIN journal AS j"
+            " ON j.journal_id IN (b.journal_id, b.reversal_id) WHERE b.source = %s",
+            [self.source],
+        ).fetchone()
+        assert row is not None
+        return int(row[0])
+
+    def matches(self) -> int:
+        row = self.sql.execute(
+            "SELECT count(*) FROM settlement_match JOIN settlement_file USING (file_id)"
+            " WHERE source = %s",
+            [self.source],
+        ).fetchone()
+        assert row is not None
+        return int(row[0])
+
+    async def assert_sums_to_zero(self) -> None:
+        trial = await self.ledger.GetTrialBalance(ledger_pb.GetTrialBalanceRequest())
+        sums: dict[str, int] = {}
+        for row in trial.rows:
+            sums[row.currency_code] = (
+                sums.get(row.currency_code, 0) + row.debit_minor - row.credit_minor
+            )
+        assert not any(sums.values()), sums
+
+
+def charge_cells(**cells: str) -> dict[str, Any]:
+    """How a file names a charge of ours that no other test knows."""
+    operation = ids.first_charge_id(uuid.uuid4())
+    return {
+        "operation_id": operation.hex,
+        "order_id": uuid.uuid4().hex,
+        "psp_reference": reference(),
+        "idempotency_key": ids.psp_key(operation).hex,
+    } | cells
+
+
+def class_of(found: pb.Break) -> int:
+    return int(getattr(found, "class"))
+
+
+def counts(run: pb.Run) -> dict[int, int]:
+    return {int(getattr(one, "class")): one.breaks for one in run.counts}
+
+
+@pytest.fixture
+def world(
+    psp: str,
+    reconciliation: ReconciliationServiceAsyncStub,
+    ledger: LedgerServiceAsyncStub,
+    postings: LedgerPostingServiceAsyncStub,
+    sql: Sql,
+) -> World:
+    return World(psp, reconciliation, ledger, postings, sql)
+
+
+# The ledger's captures are of now, and the files of this day: nothing is missing by then.
+async def today(world: World) -> str:
+    row = world.sql.execute("SELECT (paymesh_now() AT TIME ZONE 'UTC')::date").fetchone()
+    assert row is not None
+    return str(row[0])
+
+
+async def test_a_day_that_matches_is_balanced(world: World) -> None:
+    file = DayFile(1000)
+    for amount, fee in ((500, 5), (700, 7), (300, 3)):
+        file.line(amount, fee, **await world.capture(amount, fee))
+    run = await world.day(file)
+    assert run.state == pb.RUN_STATE_BALANCED, run
+    assert (run.version, run.lines, run.matched, run.breaks) == (1, 3, 3, 0)
+    assert list(run.balances) == [
+        pb.RunBalance(
+            currency_code="EUR",
+            opening_minor=1000,
+            closing_minor=2485,
+            lines_minor=1485,
+            ledger_minor=1485,
+            breaks_minor=0,
+            difference_minor=0,
+        )
+    ]
+    assert world.matches() == 3
+    assert world.booked() == 0
+    assert await world.run() == run
+    read = await world.reconciliation.GetRun(pb.GetRunRequest(run_id=run.run_id))
+    assert read.run == run
+
+
+async def test_lines_are_matched_by_reference_or_order_where_they_don_t_name_our_operation(
+    world: World,
+) -> None:
+    by_reference = await world.capture(500)
+    by_order = await world.capture(600, psp_reference="")
+    await world.capture(777, psp_reference="")
+    day = await today(world)
+    file = (
+        DayFile(day=day)
+        .line(500, psp_reference=by_reference["psp_reference"])
+        .line(600, psp_reference=reference(), order_id=by_order["order_id"])
+        .line(777, psp_reference=reference())
+    )
+    run = await world.day(file, day)
+    assert run.state == pb.RUN_STATE_BALANCED, run
+    rules = world.sql.execute(
+        "SELECT rule FROM settlement_match WHERE run_id = %s ORDER BY sequence", [run.run_id]
+    ).fetchall()
+    assert [row[0] for row in rules] == ["PSP_REFERENCE", "ORDER", "AMOUNT_AND_DATE"]
+
+
+async def test_what_two_captures_could_be_is_only_suggested(world: World) -> None:
+    for _ in range(2):
+        await world.capture(777, psp_reference="")
+    day = await today(world)
+    run = await world.day(DayFile(day=day).line(777, psp_reference=reference()), day)
+    [found] = [one for one in await world.breaks(run) if one.file_id]
+    assert class_of(found) == pb.BREAK_CLASS_AMBIGUOUS
+    assert found.state == pb.BREAK_STATE_SUGGESTED
+    assert found.booked_journal_id == ""
+    assert [entry.account.kind for entry in found.proposal] == [RECEIVABLE, SUSPENSE]
+    assert run.state == pb.RUN_STATE_EXPLAINED
+    assert run.balances[0].breaks_minor == 777
+    assert world.booked() == 0
+
+
+async def test_class_3_in_file_unknown_to_us(world: World) -> None:
+    mine = await world.capture(500)
+    strange = reference()
+    run = await world.day(DayFile().line(500, **mine).line(120, 20, psp_reference=strange))
+    assert run.state == pb.RUN_STATE_EXPLAINED
+    assert counts(run) == {pb.BREAK_CLASS_UNKNOWN_TO_US: 1}
+    [found] = await world.breaks(run)
+    assert class_of(found) == pb.BREAK_CLASS_UNKNOWN_TO_US
+    assert (found.state, found.amount_minor) == (pb.BREAK_STATE_POSTED, 100)
+    assert (found.psp_reference, found.place, found.sequence) == (strange, "line 4", 2)
+    assert len(found.file_sha256) == 64
+    assert await world.balance(SUSPENSE) == 100
+    assert await world.balance(RECEIVABLE) == 600
+    await world.assert_sums_to_zero()
+
+    assert await world.run() == run
+    assert world.booked() == 1
+
+    # The capture comes late: the suspense entry is reversed, not added to.
+    await world.capture(120, 20, cells=charge_cells(psp_reference=strange))
+    again = await world.run()
+    assert (again.version, again.state) == (2, pb.RUN_STATE_BALANCED)
+    assert await world.balance(SUSPENSE) == 0
+    assert await world.balance(RECEIVABLE) == 600
+    assert world.booked() == 2
+    [cleared] = await world.breaks()
+    assert (cleared.break_id, cleared.state) == (found.break_id, pb.BREAK_STATE_CLEARED)
+    assert cleared.booked_journal_id == ""
+    await world.assert_sums_to_zero()
+    assert await world.run() == again
+    assert world.booked() == 2
+    # What a run found is not rewritten by a later one.
+    assert [one.break_id for one in await world.breaks(run)] == [found.break_id]
+
+
+async def test_class_14_ours_and_settled_though_not_booked(world: World) -> None:
+    cells = charge_cells()
+    run = await world.day(DayFile().line(250, 10, **cells))
+    [found] = await world.breaks(run)
+    assert class_of(found) == pb.BREAK_CLASS_STATUS_DIFFERS
+    assert (found.operation_id, found.order_id) == (cells["operation_id"], cells["order_id"])
+    assert await world.balance(SUSPENSE) == 240
+    assert await world.run() == run
+    assert world.booked() == 1
+
+    evidence = await world.reconciliation.FindSettlementLines(
+        pb.FindSettlementLinesRequest(operation_ids=[cells["operation_id"]])
+    )
+    assert [line.journal_id for line in evidence.lines] == [""]
+
+    await world.capture(250, 10, cells=cells)
+    # The next night finds it, whichever day it asks for.
+    next_day = await world.day(DayFile(240, day="2026-02-01"), "2026-02-01")
+    assert next_day.state == pb.RUN_STATE_BALANCED
+    runs = await world.reconciliation.ListRuns(
+        pb.ListRunsRequest(source=world.source, settlement_date=DAY)
+    )
+    assert [(one.version, one.state) for one in runs.runs] == [
+        (2, pb.RUN_STATE_BALANCED),
+        (1, pb.RUN_STATE_EXPLAINED),
+    ]
+    assert await world.balance(SUSPENSE) == 0
+    assert await world.balance(RECEIVABLE) == 240
+    assert (await world.breaks())[0].state == pb.BREAK_STATE_CLEARED
+    await world.assert_sums_to_zero()
+    evidence = await world.reconciliation.FindSettlementLines(
+        pb.FindSettlementLinesRequest(operation_ids=[cells["operation_id"]])
+    )
+    journal_id = ids.journal_id("capture", uuid.UUID(cells["operation_id"])).hex
+    assert [line.journal_id for line in evidence.lines] == [journal_id]
+
+
+async def test_an_operation_that_is_not_named_by_its_own_key_is_not_ours(world: World) -> None:
+    run = await world.day(DayFile().line(250, **charge_cells(idempotency_key=uuid.uuid4().hex)))
+    assert counts(run) == {pb.BREAK_CLASS_UNKNOWN_TO_US: 1}
+
+
+async def test_class_4_the_amount_differs(world: World) -> None:
+    mine = await world.capture(500, 5)
+    run = await world.day(DayFile().line(450, 5, **mine))
+    [found] = await world.breaks(run)
+    assert class_of(found) == pb.BREAK_CLASS_AMOUNT_DIFFERS
+    assert (found.amount_minor, found.state) == (-50, pb.BREAK_STATE_POSTED)
+    assert await world.balance(RECEIVABLE) == 445
+    assert await world.balance(SUSPENSE) == -50
+    assert run.state == pb.RUN_STATE_EXPLAINED
+    assert await world.run() == run
+    assert world.booked() == 1
+    await world.assert_sums_to_zero()
+
+    # The source corrects its statement.
+    corrected = await world.day(DayFile(revision=1).line(500, 5, **mine))
+    assert (corrected.version, corrected.state) == (2, pb.RUN_STATE_BALANCED)
+    assert await world.balance(SUSPENSE) == 0
+    assert world.booked() == 2
+    assert [one.state for one in await world.breaks()] == [pb.BREAK_STATE_CLEARED]
+
+
+async def test_class_5_a_fee_that_was_not_booked_is_booked(world: World) -> None:
+    mine = await world.capture(500)
+    run = await world.day(DayFile().line(500, 12, **mine))
+    assert (run.state, run.breaks) == (pb.RUN_STATE_BALANCED, 0)
+    assert await world.balance(FEES) == 12
+    assert await world.balance(RECEIVABLE) == 488
+    journals = await world.ledger.ListJournals(
+        ledger_pb.ListJournalsRequest(order_id=mine["order_id"])
+    )
+    assert {journal.kind for journal in journals.journals} == {
+        ledger_pb.JOURNAL_KIND_CAPTURE,
+        ledger_pb.JOURNAL_KIND_SETTLEMENT,
+    }
+    assert await world.run() == run
+    assert world.booked() == 1
+
+
+async def test_class_5_a_fee_within_tolerance_is_booked_and_one_beyond_it_waits(
+    world: World,
+) -> None:
+    world.source = world.source.replace("psp", "fees")  # 1 %, tolerance 2
+    near, far = await world.capture(1000, 10), await world.capture(1000, 10)
+    unbooked, dear = await world.capture(1000), await world.capture(1000)
+    file = (
+        DayFile()
+        .line(1000, 12, **near)
+        .line(1000, 13, **far)
+        .line(1000, 12, **unbooked)
+        .line(1000, 13, **dear)
+    )
+    run = await world.day(file)
+    found = {one.psp_reference: one for one in await world.breaks(run)}
+    assert {name: one.state for name, one in found.items()} == {
+        near["psp_reference"]: pb.BREAK_STATE_RESOLVED,
+        far["psp_reference"]: pb.BREAK_STATE_OPEN,
+        dear["psp_reference"]: pb.BREAK_STATE_OPEN,
+    }
+    assert {class_of(one) for one in found.values()} == {pb.BREAK_CLASS_FEE_DIFFERS}
+    assert await world.balance(FEES) == 10 + 2 + 10 + 12
+    assert run.balances[0].breaks_minor == -3 - 13
+    assert (run.state, run.balances[0].difference_minor) == (pb.RUN_STATE_EXPLAINED, 0)
+    assert await world.run() == run
+    assert world.booked() == 2
+    await world.assert_sums_to_zero()
+
+
+async def test_class_6_the_currency_differs_and_nothing_is_converted(world: World) -> None:
+    mine = await world.capture(500, currency="USD")
+    run = await world.day(DayFile().line(460, 4, **mine))
+    [found] = await world.breaks(run)
+    assert class_of(found) == pb.BREAK_CLASS_CURRENCY_DIFFERS
+    assert (found.state, found.amount_minor) == (pb.BREAK_STATE_OPEN, 456)
+    assert await world.balance(SUSPENSE) == 0
+    assert (run.state, run.balances[0].breaks_minor) == (pb.RUN_STATE_EXPLAINED, 456)
+
+
+async def test_class_7_a_line_that_is_there_twice(world: World) -> None:
+    mine = await world.capture(500, 5)
+    run = await world.day(DayFile().line(500, 5, **mine).line(500, 5, **mine))
+    [found] = await world.breaks(run)
+    assert class_of(found) == pb.BREAK_CLASS_DUPLICATE_IN_FILE
+    assert (found.state, found.amount_minor) == (pb.BREAK_STATE_POSTED, 495)
+    assert world.matches() == 1
+    assert await world.balance(SUSPENSE) == 495
+    assert await world.run() == run
+    assert world.booked() == 1
+    # The source takes it back by a correction.
+    corrected = await world.day(DayFile(revision=1).line(500, 5, **mine))
+    assert corrected.state == pb.RUN_STATE_BALANCED
+    assert await world.balance(SUSPENSE) == 0
+    assert world.booked() == 2
+    await world.assert_sums_to_zero()
+
+
+async def test_a_duplicate_on_another_day_is_one_too(world: World) -> None:
+    mine = await world.capture(500, 5)
+    await world.day(DayFile().line(500, 5, **mine))
+    run = await world.day(DayFile(495, day="2026-02-01").line(500, 5, **mine), "2026-02-01")
+    assert counts(run) == {pb.BREAK_CLASS_DUPLICATE_IN_FILE: 1}
+
+
+async def test_two_genuine_lines_of_one_amount_are_two(world: World) -> None:
+    first, second = await world.capture(500), await world.capture(500)
+    run = await world.day(DayFile().line(500, **first).line(500, **second))
+    assert (run.state, world.matches()) == (pb.RUN_STATE_BALANCED, 2)
+
+
+async def test_errors_that_offset_each_other_are_two_breaks(world: World) -> None:
+    more, less = await world.capture(500), await world.capture(500)
+    run = await world.day(DayFile().line(510, **more).line(490, **less))
+    assert counts(run) == {pb.BREAK_CLASS_AMOUNT_DIFFERS: 2}
+    assert sorted(one.amount_minor for one in await world.breaks(run)) == [-10, 10]
+    assert run.state == pb.RUN_STATE_EXPLAINED
+
+
+async def test_class_9_a_refund_that_the_ledger_does_not_have(world: World) -> None:
+    run = await world.day(DayFile(1000).line(-400, 0, kind="REFUND", psp_reference=reference()))
+    [found] = await world.breaks(run)
+    assert class_of(found) == pb.BREAK_CLASS_REFUND_DIFFERS
+    assert [entry.account.kind for entry in found.proposal] == [SUSPENSE, RECEIVABLE]
+    assert await world.balance(RECEIVABLE) == -400
+    assert await world.run() == run
+    assert world.booked() == 1
+
+
+async def test_class_10_a_dispute_and_its_fee(world: World) -> None:
+    run = await world.day(DayFile(1000).line(-100, 15, kind="DISPUTE", psp_reference=reference()))
+    [found] = await world.breaks(run)
+    assert class_of(found) == pb.BREAK_CLASS_CHARGEBACK
+    assert await world.balance(ledger_pb.ACCOUNT_KIND_DISPUTE_RECEIVABLE) == 100
+    assert await world.balance(ledger_pb.ACCOUNT_KIND_DISPUTE_FEE_EXPENSE) == 15
+    assert await world.balance(RECEIVABLE) == -115
+    assert (run.state, run.balances[0].difference_minor) == (pb.RUN_STATE_EXPLAINED, 0)
+    assert await world.run() == run
+    assert world.booked() == 2
+    await world.assert_sums_to_zero()
+
+
+@pytest.mark.parametrize(
+    ("kind", "class_", "state"),
+    [
+        ("CHARGE_REVERSAL", pb.BREAK_CLASS_REVERSAL_OR_RETURN, pb.BREAK_STATE_OPEN),
+        ("RESERVE_HOLD", pb.BREAK_CLASS_RESERVE_OR_TRANSFER, pb.BREAK_STATE_OPEN),
+        ("INVOICE_DEDUCTION", pb.BREAK_CLASS_RESERVE_OR_TRANSFER, pb.BREAK_STATE_OPEN),
+        ("FX", pb.BREAK_CLASS_FX_DIFFERENCE, pb.BREAK_STATE_RESOLVED),
+        ("ADJUSTMENT", pb.BREAK_CLASS_UNKNOWN_TO_US, pb.BREAK_STATE_POSTED),
+    ],
+)
+async def test_other_kinds_of_lines(world: World, kind: str, class_: int, state: int) -> None:
+    run = await world.day(DayFile(1000).line(-70, 0, kind=kind, psp_reference=reference()))
+    [found] = await world.breaks(run)
+    assert (class_of(found), found.state, found.amount_minor) == (class_, state, -70)
+    assert (run.state, run.balances[0].difference_minor) == (pb.RUN_STATE_EXPLAINED, 0)
+
+
+async def test_transfers_and_fees_are_booked_by_rule(world: World) -> None:
+    mine = await world.capture(1000, 10)
+    file = (
+        DayFile()
+        .line(1000, 10, transfer_reference="T-1", **mine)
+        .line(-30, 0, kind="FEE", transfer_reference="T-1")
+        .line(-960, 0, kind="TRANSFER", transfer_reference="T-1")
+    )
+    run = await world.day(file)
+    assert (run.state, run.matched) == (pb.RUN_STATE_BALANCED, 3)
+    assert await world.balance(BANK, source=world.source.replace("psp", "bank")) == 960
+    assert await world.balance(FEES) == 40
+    assert await world.balance(RECEIVABLE) == 0
+    assert await world.run() == run
+    assert world.booked() == 2
+
+
+async def test_class_11_a_transfer_that_is_not_the_sum_of_its_lines(world: World) -> None:
+    mine = await world.capture(1000)
+    file = (
+        DayFile()
+        .line(1000, transfer_reference="T-2", **mine)
+        .line(-900, 0, kind="TRANSFER", transfer_reference="T-2")
+    )
+    run = await world.day(file)
+    [found] = await world.breaks(run)
+    assert class_of(found) == pb.BREAK_CLASS_PAYOUT_DIFFERS
+    assert (found.amount_minor, found.state) == (100, pb.BREAK_STATE_OPEN)
+    assert (run.state, run.balances[0].difference_minor) == (pb.RUN_STATE_EXPLAINED, 0)
+
+
+async def test_classes_1_and_2_a_capture_that_is_in_no_file_ages(world: World) -> None:
+    missing = await world.capture(500, 5)
+    days = [
+        str(row[0])
+        for row in world.sql.execute(
+            "SELECT (paymesh_now() AT TIME ZONE 'UTC')::date + n FROM generate_series(0, 3) AS n"
+        ).fetchall()
+    ]
+    first = await world.day(DayFile(day=days[0]), days[0])
+    [timing] = await world.breaks(first)
+    assert class_of(timing) == pb.BREAK_CLASS_TIMING
+    assert (timing.state, timing.amount_minor) == (pb.BREAK_STATE_OPEN, -495)
+    assert first.state == pb.RUN_STATE_EXPLAINED
+    assert world.booked() == 0
+
+    last = await world.day(DayFile(day=days[3]), days[3])
+    [aged] = await world.breaks(last)
+    assert aged.break_id == timing.break_id
+    assert class_of(aged) == pb.BREAK_CLASS_NEVER_SETTLED
+    assert aged.state == pb.BREAK_STATE_POSTED
+    assert await world.balance(RECEIVABLE) == 0
+    assert await world.balance(SUSPENSE) == -495
+    assert world.booked() == 1
+    assert await world.run(days[3]) == last
+    assert await world.run(days[0]) == first
+    assert world.booked() == 1
+    await world.assert_sums_to_zero()
+
+    # It is settled after all.
+    following = str(world.sql.execute("SELECT %s::date + 1", [days[3]]).fetchall()[0][0])
+    late = await world.day(DayFile(day=following).line(500, 5, **missing), following)
+    assert late.state == pb.RUN_STATE_BALANCED
+    assert await world.balance(RECEIVABLE) == 495
+    assert await world.balance(SUSPENSE) == 0
+    assert world.booked() == 2
+    assert [one.state for one in await world.breaks()] == [pb.BREAK_STATE_CLEARED]
+    await world.assert_sums_to_zero()
+
+
+async def test_class_8_an_order_that_the_ledger_has_twice(world: World) -> None:
+    mine = await world.capture(500)
+    await world.capture(500, cells=charge_cells(order_id=mine["order_id"]))
+    day = await today(world)
+    run = await world.day(DayFile(day=day).line(500, **mine), day)
+    [found] = await world.breaks(run)
+    assert class_of(found) == pb.BREAK_CLASS_DUPLICATE_IN_LEDGER
+    assert (found.state, found.amount_minor) == (pb.BREAK_STATE_OPEN, -500)
+
+
+async def test_class_17_a_day_that_does_not_go_on_from_the_day_before(world: World) -> None:
+    await world.day(DayFile(0).line(500, **await world.capture(500)))
+    broken = await world.day(DayFile(450, day="2026-02-02"), "2026-02-02")
+    assert broken.state == pb.RUN_STATE_OPEN
+    [found] = await world.breaks(broken)
+    assert class_of(found) == pb.BREAK_CLASS_CHAIN_BROKEN
+    assert found.amount_minor == -50
+    # The day between was missing, and comes.
+    await world.day(DayFile(500, day="2026-02-01").line(-50, 0, kind="FEE"), "2026-02-01")
+    whole = await world.run("2026-02-02")
+    assert (whole.version, whole.state) == (2, pb.RUN_STATE_BALANCED)
+    assert [one.state for one in await world.breaks()] == [pb.BREAK_STATE_CLEARED]
+
+
+async def test_another_sources_captures_are_not_touched(world: World, psp: str) -> None:
+    other = World("fees-199", world.reconciliation, world.ledger, world.postings, world.sql)
+    theirs = await other.capture(500)
+    run = await world.day(DayFile().line(500, **theirs))
+    assert counts(run) == {pb.BREAK_CLASS_STATUS_DIFFERS: 1}
+    assert world.matches() == 0
+
+
+async def test_ten_at_once_are_one(world: World) -> None:
+    file = DayFile()
+    for n in range(20):
+        file.line(500, 5, **await world.capture(500, 5))
+        file.line(100 + n, psp_reference=reference())
+    await ingest(world.reconciliation, file.content(), world.source)
+    runs = await asyncio.gather(*(world.run() for _ in range(10)))
+    runs += [await world.run() for _ in range(10)]
+    assert all(run == runs[0] for run in runs)
+    assert (world.matches(), world.booked()) == (20, 20)
+    assert await world.balance(SUSPENSE) == sum(100 + n for n in range(20))
+    versions = world.sql.execute(
+        "SELECT count(*) FROM reconciliation_run WHERE source = %s", [world.source]
+    ).fetchone()
+    assert versions == (1,)
+    await world.assert_sums_to_zero()
+
+
+async def test_several_currencies_are_proved_apart(world: World) -> None:
+    file = DayFile().line(500, **await world.capture(500))
+    file.close()
+    file.open_day(0, currency="JPY", statement="yen")
+    file.line(70, psp_reference=reference())
+    run = await world.day(file)
+    assert [(one.currency_code, one.lines_minor, one.ledger_minor) for one in run.balances] == [
+        ("EUR", 500, 500),
+        ("JPY", 70, 70),
+    ]
+    assert await world.balance(SUSPENSE, "JPY") == 70
+
+
+async def test_breaks_are_listed_in_pages_and_by_class_and_state(world: World) -> None:
+    file = DayFile()
+    for _ in range(5):
+        file.line(100, psp_reference=reference())
+    file.line(-50, 0, kind="REFUND", psp_reference=reference())
+    run = await world.day(file)
+    token = ""
+    found: list[pb.Break] = []
+    while True:
+        page = await world.reconciliation.ListBreaks(
+            pb.ListBreaksRequest(run_id=run.run_id, page_size=2, page_token=token)
+        )
+        found += page.breaks
+        token = page.next_page_token
+        if not token:
+            break
+    assert len({one.break_id for one in found}) == len(found) == 6
+    unknown = await world.breaks(run, **{"class": pb.BREAK_CLASS_UNKNOWN_TO_US})
+    assert len(unknown) == 5
+    assert await world.breaks(run, state=pb.BREAK_STATE_OPEN) == []
+
+
+async def test_a_day_without_a_file_can_t_be_reconciled(world: World) -> None:
+    error = await error_of(world.run())
+    assert (error.code, error.reason) == (
+        Code.FAILED_PRECONDITION,
+        Reason.SETTLEMENT_FILE_MISSING,
+    )
+    # A quarantined file is no file.
+    await ingest(world.reconciliation, b"nonsense", world.source)
+    again = await error_of(world.run())
+    assert again.reason is Reason.SETTLEMENT_FILE_MISSING
+
+
+async def test_bad_input_is_refused(world: World) -> None:
+    stub = world.reconciliation
+    nobody = uuid.uuid4().hex
+    for call, reason in (
+        (
+            stub.Reconcile(pb.ReconcileRequest(settlement_date="2026-02-30", source=world.source)),
+            Reason.VALIDATION_FAILED,
+        ),
+        (
+            stub.Reconcile(pb.ReconcileRequest(settlement_date="today", source=world.source)),
+            Reason.VALIDATION_FAILED,
+        ),
+        (
+            stub.Reconcile(pb.ReconcileRequest(settlement_date=DAY, source="nobody")),
+            Reason.SOURCE_NOT_FOUND,
+        ),
+        (stub.GetRun(pb.GetRunRequest(run_id=nobody)), Reason.RUN_NOT_FOUND),
+        (stub.ListBreaks(pb.ListBreaksRequest(run_id=nobody)), Reason.RUN_NOT_FOUND),
+        (
+            stub.ListBreaks(pb.ListBreaksRequest(state=pb.BreakState.ValueType(99))),
+            Reason.VALIDATION_FAILED,
+        ),
+        (stub.ListBreaks(pb.ListBreaksRequest(page_token="x")), Reason.VALIDATION_FAILED),
+        (stub.ListRuns(pb.ListRunsRequest(settlement_date="x")), Reason.VALIDATION_FAILED),
+        (stub.ListRuns(pb.ListRunsRequest(page_size=-1)), Reason.VALIDATION_FAILED),
+    ):
+        assert (await error_of(call)).reason is reason
