@@ -14,6 +14,13 @@ _EXPONENTS: dict[str, int] = {
     currency.code: currency.exponent for currency in Currency if currency.exponent is not None
 }
 
+# ISO 4217's list of withdrawn codes gives no exponents; these are of what was in use.
+_WITHDRAWN: dict[str, int] = {
+    "ANG": 2, "ATS": 2, "BEF": 0, "BGL": 2, "BGN": 2, "BYR": 0, "CYP": 2, "DEM": 2, "EEK": 2,
+    "ESP": 0, "FIM": 2, "FRF": 2, "GRD": 0, "HRK": 2, "IEP": 2, "ITL": 0, "LTL": 2, "LUF": 0,
+    "LVL": 2, "MTL": 2, "NLG": 2, "PTE": 0, "ROL": 2, "SIT": 2, "SKK": 2, "TRL": 0,
+}  # fmt: skip
+
 
 @dataclass(frozen=True, slots=True)
 class Money:
@@ -35,9 +42,15 @@ def exponent(currency_code: str) -> int | None:
     return _EXPONENTS.get(currency_code)
 
 
+def any_exponent(currency_code: str) -> int | None:
+    """As `exponent`, and of withdrawn currencies: old files are read, payments are refused."""
+    digits = exponent(currency_code)
+    return _WITHDRAWN.get(currency_code) if digits is None else digits
+
+
 def format_minor(amount_minor: int, currency_code: str) -> str:
     """`amount_minor` in major units, by integer arithmetic only."""
-    digits = exponent(currency_code) or 0
+    digits = any_exponent(currency_code) or 0
     sign = "-" if amount_minor < 0 else ""
     whole, part = divmod(abs(amount_minor), 10**digits)
     return f"{sign}{whole}.{part:0{digits}d}" if digits else f"{sign}{whole}"

@@ -39,12 +39,18 @@ _SILENT = frozenset({Reason.UNSPECIFIED, Reason.OUTCOME_UNKNOWN, Reason.INTERNAL
 
 
 class CommandError(Exception):
-    """A verb that can't be carried out; the message is one sentence for people."""
+    """A verb that can't be carried out; the message is one sentence for people.
 
-    def __init__(self, exit_code: Exit, message: str, *, reason: str = "") -> None:
+    where: the place in a file that is to blame, if there is one.
+    """
+
+    def __init__(
+        self, exit_code: Exit, message: str, *, reason: str = "", where: str | None = None
+    ) -> None:
         super().__init__(message)
         self.exit_code = exit_code
         self.reason = reason
+        self.where = where
 
 
 def exit_code(error: MeshError) -> Exit:
@@ -69,6 +75,8 @@ def reporting(*, as_json: bool, request_id: str | None = None) -> Iterator[None]
         raise typer.Exit(exit_code(error)) from error
     except CommandError as error:
         facts: dict[str, object] = {"reason": error.reason, "message": str(error)}
+        if error.where is not None:
+            facts["where"] = error.where
         _report(facts, as_json=as_json)
         raise typer.Exit(error.exit_code) from error
     except KeyboardInterrupt:
@@ -109,6 +117,8 @@ def _line(facts: dict[str, object]) -> str:
     """The facts in one line: the reason, the message, the bad fields, and what to do next."""
     name = facts["reason"] or facts.get("code") or ""
     line = f"{name}: {facts['message']}" if name else str(facts["message"])
+    if facts.get("where"):
+        line += f" ({facts['where']})"
     fields = facts.get("fields")
     if isinstance(fields, list):
         line += "; " + "; ".join(f"{bad['field']}: {bad['description']}" for bad in fields)

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import typer
 
-from paymeshctl import books, payments
+from paymeshctl import books, payments, settle
 from paymeshctl.databases import migrate
 from paymeshctl.demo import demo
 from paymeshctl.exits import HELP
@@ -28,6 +28,7 @@ app.command(
 app.add_typer(payments.app, name="payment")
 app.command(epilog=f"Example: paymesh wallet alice --movements. {HELP}")(books.wallet)
 app.add_typer(books.app, name="ledger")
+app.add_typer(settle.app, name="settle")
 app.command(
     epilog="Example: PAYMESH_DATABASE_URL=postgresql://… PAYMESH_PAYMENT_DATABASE_URL=… "
     f"paymesh migrate. {HELP}"
