@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import typer
 
-from paymeshctl import books, payments, settle
+from paymeshctl import books, payments, settle, stub
 from paymeshctl.databases import migrate
 from paymeshctl.demo import demo
 from paymeshctl.exits import HELP
@@ -29,6 +29,7 @@ app.add_typer(payments.app, name="payment")
 app.command(epilog=f"Example: paymesh wallet alice --movements. {HELP}")(books.wallet)
 app.add_typer(books.app, name="ledger")
 app.add_typer(settle.app, name="settle")
+app.add_typer(stub.app, name="stub")
 app.command(
     epilog="Example: PAYMESH_DATABASE_URL=postgresql://… PAYMESH_PAYMENT_DATABASE_URL=… "
     f"paymesh migrate. {HELP}"

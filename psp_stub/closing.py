@@ -90,6 +90,7 @@ class Settlement:
         self._calendar = terms.calendar
         # Between processes the database's lock does it; here nobody need hold a connection.
         self._closing = asyncio.Lock()
+        self._under_way: set[asyncio.Task[int]] = set()
 
     async def close(self, wanted: date | None) -> ToldDay:
         """Closes the days up to this one, by default up to the one that it is now.
@@ -251,7 +252,16 @@ class Settlement:
         return ToldDay(sent, faults, closed)
 
     async def _close_through(self, day: date) -> int:
-        """Closes the days that are open up to this one, each by itself; tells how many."""
+        """Closes the days that are open up to this one, each by itself; tells how many.
+
+        A caller that gives up does not undo what may have taken minutes.
+        """
+        work = asyncio.create_task(self._close_one_by_one(day))
+        self._under_way.add(work)  # the loop itself holds tasks weakly
+        work.add_done_callback(self._under_way.discard)
+        return await asyncio.shield(work)
+
+    async def _close_one_by_one(self, day: date) -> int:
         closed = 0
         async with self._closing:
             while await self._database.commit(

@@ -15,9 +15,10 @@ from mesh.settlement_file import Kind
 from psp_stub.faults import Capture, Fault, FaultKind
 from psp_stub.settlement import Altered, BankLine, Day, Line, Sent, Statement, Sums
 
-# Closing reads all captures that are in no file: once a day, and nobody waits for its locks.
+# Closing reads all captures that are in no file (200,000 in 2 s): once a day, and no charge
+# waits for its locks.
 _TAKE_TIME = text("""
-SELECT set_config('statement_timeout', '120s', true), set_config('lock_timeout', '120s', true)
+SELECT set_config('statement_timeout', '15min', true), set_config('lock_timeout', '15min', true)
 """)
 
 _LOCK = text("LOCK TABLE settlement_fault IN SHARE ROW EXCLUSIVE MODE")

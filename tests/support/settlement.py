@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import io
-import uuid
 from collections import Counter
 from collections.abc import AsyncIterator, Sequence
 from contextlib import asynccontextmanager
@@ -179,11 +178,6 @@ def new_days(count: int) -> list[Ask]:
     """Asks in many currencies and amounts, with all decimals that there are."""
     currencies = ("EUR", "JPY", "BHD", "USD", "CLF")
     return [
-        new_ask(amount_minor=1 + 137 * number, currency=currencies[number % len(currencies)])
+        new_ask(amount_minor=50_000 + 137 * number, currency=currencies[number % len(currencies)])
         for number in range(count)
     ]
-
-
-def unique(text: str) -> str:
-    """A text that no other test uses."""
-    return f"{text}-{uuid.uuid4().hex}"
