@@ -20,9 +20,10 @@ from sqlalchemy.ext.asyncio import AsyncConnection
 from mesh import settlement_file
 from mesh.db import Database
 from mesh.errors import MeshError, Reason, Violation, validation_failed
-from psp_stub import bank_statement, store_days
+from psp_stub import bank_statement, store_days, store_sent
 from psp_stub.csv_file import CsvFile
-from psp_stub.faults import Capture, Fault, FaultKind, Material, Told, needed, tell
+from psp_stub.falsify import Told, tell
+from psp_stub.faults import Capture, Fault, FaultKind, Material, needed
 from psp_stub.settlement import (
     Altered,
     Calendar,
@@ -172,7 +173,7 @@ class Settlement:
         """The bytes of a file, built from its rows; a few hundred kilobytes in memory."""
         if file.format == bank_statement.FORMAT:
             lines = await self._database.read(
-                "psp_stub.bank_lines", partial(store_days.read_bank_lines, sent=file.sent)
+                "psp_stub.bank_lines", partial(store_sent.read_bank_lines, sent=file.sent)
             )
             built = bank_statement.bank_statement(file.sent, lines, self._terms.bank_account)
             for at in range(0, len(built), _CHUNK_CHARACTERS):
@@ -180,7 +181,7 @@ class Settlement:
             return
         csv = CsvFile(file.sent)
         altered = await self._database.read(
-            "psp_stub.altered_lines", partial(store_days.read_altered, sent=file.sent)
+            "psp_stub.altered_lines", partial(store_sent.read_altered, sent=file.sent)
         )
         for told in file.sent.statements:
             ours = _by_line(altered, told.currency_code)
@@ -223,7 +224,7 @@ class Settlement:
 
     async def _sent(self, day: date, revision: int | None) -> Sent | None:
         return await self._database.read(
-            "psp_stub.settlement_day", partial(store_days.read_sent, day=day, revision=revision)
+            "psp_stub.settlement_day", partial(store_sent.read_sent, day=day, revision=revision)
         )
 
     async def _closed(self, day: date) -> Sent:
@@ -296,13 +297,13 @@ class Settlement:
         ]
         told = await self._tell(connection, day, carried, faults)
         sent = Sent(day, 0, moment, told.is_missing, told.statements)
-        await store_days.insert_sent(connection, sent, told.altered, told.bank_lines)
+        await store_sent.insert_sent(connection, sent, told.altered, told.bank_lines)
         await store_days.set_applied(connection, next_day, told.applied)
         return True
 
     async def _resend(self, connection: AsyncConnection, day: Day) -> None:
         await store_days.lock(connection)
-        known = await store_days.read_sent(connection, day.settlement_date, None)
+        known = await store_sent.read_sent(connection, day.settlement_date, None)
         if known is None or known.revision:
             return
         last = await store_days.last(connection)
@@ -312,7 +313,7 @@ class Settlement:
         told = await self._tell(connection, day, carried, [])
         moment = await store_days.now(connection)
         sent = Sent(day, 1, moment, is_missing=False, statements=told.statements)
-        await store_days.insert_sent(connection, sent, told.altered, told.bank_lines)
+        await store_sent.insert_sent(connection, sent, told.altered, told.bank_lines)
 
     async def _tell(
         self,
@@ -332,7 +333,7 @@ class Settlement:
                     connection, day, currency, fault.ordered
                 )
             elif fault.kind is FaultKind.CHARGEBACK_REVERSAL:
-                disputes[currency] = await store_days.disputes(connection, currency, fault.ordered)
+                disputes[currency] = await store_sent.disputes(connection, currency, fault.ordered)
             if currency in captures:
                 continue
             most = needed(faults, currency, most=_MOST_FOR_PAIRS)
@@ -347,7 +348,7 @@ class Settlement:
 
 async def _carried(connection: AsyncConnection, day: Day) -> dict[str, Carried]:
     """What the day takes over from the one before, as that was told last."""
-    before = await store_days.read_sent(connection, day.settlement_date - timedelta(days=1), None)
+    before = await store_sent.read_sent(connection, day.settlement_date - timedelta(days=1), None)
     if before is None:
         return {}
     return {one.currency_code: Carried.of(one) for one in before.statements}

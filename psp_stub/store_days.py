@@ -2,18 +2,18 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterable, Mapping, Sequence
+from collections.abc import Mapping
 from datetime import date, datetime
 from typing import Any, NamedTuple
 
-from sqlalchemy import TextClause, text
+from sqlalchemy import text
 from sqlalchemy.engine import Row
 from sqlalchemy.ext.asyncio import AsyncConnection
 
 from mesh.money import MAX_AMOUNT_MINOR
 from mesh.settlement_file import Kind
 from psp_stub.faults import Capture, Fault, FaultKind
-from psp_stub.settlement import Altered, BankLine, Day, Line, Sent, Statement, Sums
+from psp_stub.settlement import Day, Line, Sums
 
 # Closing reads all captures that are in no file (200,000 in 2 s): once a day, and no charge
 # waits for its locks.
@@ -35,11 +35,6 @@ _FIRST_MOMENT = text("SELECT least(min(create_time), paymesh_now()) FROM charge"
 _INSERT_DAY = text("""
 INSERT INTO settlement_day (settlement_date, previous_date, end_time, close_time)
 VALUES (:settlement_date, :previous_date, :end_time, :close_time)
-""")
-
-_INSERT_REVISION = text("""
-INSERT INTO settlement_revision (settlement_date, revision, create_time, is_missing)
-VALUES (:settlement_date, :revision, :create_time, :is_missing)
 """)
 
 # In the order of capture; `later` counts those of the currency that come after. What would
@@ -109,27 +104,6 @@ WHERE final_state = 'DECLINED' AND currency_code = :currency_code
 ORDER BY final_time DESC, charge_number DESC LIMIT :most
 """)
 
-_ALTERED_COLUMNS = (
-    "kind, psp_reference, related_psp_reference, idempotency_key, operation_id, order_id,"
-    " create_time, gross_minor, fee_minor, original_amount_minor, original_currency_code,"
-    " exchange_rate, description"
-)
-
-# Of what was sent again nothing is left that was wrong.
-_DISPUTES = text(f"""
-SELECT {_ALTERED_COLUMNS}
-FROM settlement_altered_line AS dispute
-WHERE kind = 'DISPUTE' AND currency_code = :currency_code
-  AND NOT EXISTS (SELECT FROM settlement_revision AS newer
-                  WHERE newer.settlement_date = dispute.settlement_date AND newer.revision = 1)
-  AND NOT EXISTS (
-    SELECT FROM settlement_altered_line AS won
-    WHERE won.kind = 'DISPUTE_REVERSAL' AND won.related_psp_reference = dispute.psp_reference
-      AND NOT EXISTS (SELECT FROM settlement_revision AS newer
-                      WHERE newer.settlement_date = won.settlement_date AND newer.revision = 1))
-ORDER BY settlement_date, line_no, part LIMIT :most
-""")
-
 _READ_FAULTS = text("""
 SELECT kind, currency_code, ordered, amount_minor, applied FROM settlement_fault
 WHERE settlement_date = :settlement_date ORDER BY kind, currency_code
@@ -151,47 +125,6 @@ _APPLIED = text("""
 UPDATE settlement_fault SET applied = :applied
 WHERE (settlement_date, kind, currency_code) = (:settlement_date, :kind, :currency_code)
 """)
-
-_READ_SENT = text("""
-SELECT settlement_date, end_time, close_time, revision, create_time, is_missing
-FROM settlement_revision JOIN settlement_day USING (settlement_date)
-WHERE settlement_date = :settlement_date
-  AND revision = coalesce(cast(:revision as integer), revision)
-ORDER BY revision DESC LIMIT 1
-""")
-
-_READ_STATEMENTS = text(f"""
-SELECT {", ".join(Statement._fields)} FROM settlement_statement
-WHERE settlement_date = :settlement_date AND revision = :revision
-ORDER BY currency_code
-""")
-
-_READ_ALTERED = text(f"""
-SELECT currency_code, line_no, part, {_ALTERED_COLUMNS}
-FROM settlement_altered_line
-WHERE settlement_date = :settlement_date AND revision = :revision
-ORDER BY currency_code, line_no, part
-""")
-
-_READ_BANK_LINES = text(f"""
-SELECT {", ".join(BankLine._fields)} FROM settlement_bank_line
-WHERE settlement_date = :settlement_date AND revision = :revision
-ORDER BY currency_code, line_no
-""")
-
-
-def _insert(table: str, columns: Sequence[str]) -> TextClause:
-    names = ["settlement_date", "revision", *columns]
-    values = ", ".join(f":{name}" for name in names)
-    return text(f"INSERT INTO {table} ({', '.join(names)}) VALUES ({values})")
-
-
-_LINE_COLUMNS = tuple(_ALTERED_COLUMNS.split(", "))
-_INSERT_STATEMENT = _insert("settlement_statement", Statement._fields)
-_INSERT_BANK_LINE = _insert("settlement_bank_line", ("line_no", *BankLine._fields))
-_INSERT_ALTERED = _insert(
-    "settlement_altered_line", ("currency_code", "line_no", "part", *_LINE_COLUMNS)
-)
 
 
 class Limit(NamedTuple):
@@ -281,12 +214,6 @@ async def declined(
     return [_charge(row) for row in await connection.execute(_DECLINED, parameters)]
 
 
-async def disputes(connection: AsyncConnection, currency_code: str, most: int) -> list[Line]:
-    """Chargebacks that were told and not reversed, oldest first."""
-    rows = await connection.execute(_DISPUTES, {"currency_code": currency_code, "most": most})
-    return [_line(row) for row in rows]
-
-
 async def faults(connection: AsyncConnection, day: date) -> list[Fault]:
     """What is ordered for the day."""
     rows = await connection.execute(_READ_FAULTS, {"settlement_date": day})
@@ -311,66 +238,6 @@ async def set_applied(
         await connection.execute(_APPLIED, rows)
 
 
-async def insert_sent(
-    connection: AsyncConnection,
-    sent: Sent,
-    altered: Iterable[Altered],
-    bank_lines: Iterable[BankLine],
-) -> None:
-    """Stores what a revision tells."""
-    names = {"settlement_date": sent.day.settlement_date, "revision": sent.revision}
-    await connection.execute(
-        _INSERT_REVISION,
-        {**names, "create_time": sent.create_time, "is_missing": sent.is_missing},
-    )
-    told: list[tuple[TextClause, list[dict[str, Any]]]] = [
-        (_INSERT_STATEMENT, [one._asdict() for one in sent.statements]),
-        (
-            _INSERT_BANK_LINE,
-            [{"line_no": at, **one._asdict()} for at, one in enumerate(bank_lines, start=1)],
-        ),
-        (_INSERT_ALTERED, [_altered_row(one, sent) for one in altered]),
-    ]
-    for statement, rows in told:
-        if rows:
-            await connection.execute(statement, [names | row for row in rows])
-
-
-async def read_sent(connection: AsyncConnection, day: date, revision: int | None) -> Sent | None:
-    """A revision of a day's files, the newest if none is named."""
-    parameters: dict[str, Any] = {"settlement_date": day, "revision": revision}
-    row = (await connection.execute(_READ_SENT, parameters)).one_or_none()
-    if row is None:
-        return None
-    parameters["revision"] = row.revision
-    statements = await connection.execute(_READ_STATEMENTS, parameters)
-    return Sent(
-        Day(row.settlement_date, row.end_time, row.close_time),
-        row.revision,
-        row.create_time,
-        row.is_missing,
-        tuple(Statement(*one) for one in statements),
-    )
-
-
-async def read_altered(connection: AsyncConnection, sent: Sent) -> list[Altered]:
-    """What the revision says otherwise, in the order of the file."""
-    rows = await connection.execute(_READ_ALTERED, _key(sent))
-    return [
-        Altered(row.currency_code, row.line_no, row.part, _line(row) if row.kind else None)
-        for row in rows
-    ]
-
-
-async def read_bank_lines(connection: AsyncConnection, sent: Sent) -> list[BankLine]:
-    """What the bank's statement holds, in its order."""
-    return [BankLine(*row) for row in await connection.execute(_READ_BANK_LINES, _key(sent))]
-
-
-def _key(sent: Sent) -> dict[str, Any]:
-    return {"settlement_date": sent.day.settlement_date, "revision": sent.revision}
-
-
 def _charge(row: Row[Any]) -> Line:
     return Line(
         Kind.CHARGE,
@@ -382,22 +249,3 @@ def _charge(row: Row[Any]) -> Line:
         operation_id=row.operation_id.hex,
         order_id=row.order_id.hex,
     )
-
-
-def _line(row: Row[Any]) -> Line:
-    cells = {name: getattr(row, name) for name in _LINE_COLUMNS}
-    return Line(**{**cells, "kind": Kind(row.kind)})
-
-
-# Where a file says nothing, the row needs a time all the same.
-def _altered_row(altered: Altered, sent: Sent) -> dict[str, Any]:
-    line = altered.line
-    cells = (line or Line(Kind.CHARGE, "", sent.create_time, 0))._asdict()
-    if line is None:
-        cells["kind"] = None
-    return {
-        "currency_code": altered.currency_code,
-        "line_no": altered.line_no,
-        "part": altered.part,
-        **cells,
-    }

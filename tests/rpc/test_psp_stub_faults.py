@@ -20,10 +20,11 @@ from paymesh.psp.v1 import psp_stub_control_service_pb2 as control_pb
 from ledger_svc.reconciliation.readers import Line, ProblemCode
 from mesh.errors import Reason
 from mesh.status import from_rpc_error
-from psp_stub.faults import UNKNOWN_ACCOUNT, FaultKind
+from psp_stub.falsify import UNKNOWN_ACCOUNT
+from psp_stub.faults import FaultKind
 from tests.support.postgres import PostgresServer
 from tests.support.psp_stub import new_ask, own_database
-from tests.support.settlement import (
+from tests.support.stub_days import (
     BANK,
     Read,
     Stub,

@@ -21,7 +21,7 @@ from psp_stub.domain import SOURCE, FeeSchedule
 from psp_stub.settlement import ACCOUNT
 from tests.support.postgres import PostgresServer
 from tests.support.psp_stub import charge, eventually, new_ask, own_database
-from tests.support.settlement import (
+from tests.support.stub_days import (
     BANK,
     Read,
     new_days,
