@@ -6,6 +6,8 @@ import io
 from collections import Counter
 from collections.abc import AsyncIterator, Sequence
 from contextlib import asynccontextmanager
+from datetime import date, timedelta
+from itertools import pairwise
 from typing import TYPE_CHECKING, Any, NamedTuple
 
 import psycopg
@@ -181,3 +183,33 @@ def new_days(count: int) -> list[Ask]:
         new_ask(amount_minor=50_000 + 137 * number, currency=currencies[number % len(currencies)])
         for number in range(count)
     ]
+
+
+def next_day(day: str) -> str:
+    """The day after."""
+    return (date.fromisoformat(day) + timedelta(days=1)).isoformat()
+
+
+def check_ties(*files: Read) -> None:
+    """Every statement ties, without a word."""
+    for file in files:
+        assert file.statements
+        assert [(one.ties, one.problem) for one in file.statements] == [(True, None)] * len(
+            file.statements
+        )
+
+
+def check_chain(*files: Read) -> None:
+    """Each day opens with what the day before closed with."""
+    for before, after in pairwise(files):
+        for one in before.statements:
+            assert one.currency_code is not None
+            assert after.statement(one.currency_code).opening_minor == one.closing_minor
+
+
+def rows(url: str, table: str) -> int:
+    """How many rows a table has."""
+    with psycopg.connect(url) as connection:
+        row = connection.execute(f"SELECT count(*) FROM {table}").fetchone()
+    assert row is not None
+    return int(row[0])

@@ -59,9 +59,18 @@ def test_reasons_are_called_what_they_say() -> None:
 
 def test_codes_of_the_contract() -> None:
     contract = {
-        Code.INVALID_ARGUMENT: {"VALIDATION_FAILED", "CARD_NUMBER_REFUSED", "UNKNOWN_CURRENCY"},
+        Code.INVALID_ARGUMENT: {
+            "VALIDATION_FAILED",
+            "CARD_NUMBER_REFUSED",
+            "UNKNOWN_CURRENCY",
+            "UNSUPPORTED_FORMAT",
+        },
         Code.ALREADY_EXISTS: {"REQUEST_ID_REUSED", "OPERATION_CONFLICT"},
-        Code.NOT_FOUND: {"PAYMENT_NOT_FOUND"},
+        Code.NOT_FOUND: {
+            "PAYMENT_NOT_FOUND",
+            "SETTLEMENT_NOT_READY",
+            "SETTLEMENT_FILE_NOT_FOUND",
+        },
         Code.FAILED_PRECONDITION: {"WRONG_STATE"},
         Code.RESOURCE_EXHAUSTED: {"OVERLOADED"},
         Code.UNAVAILABLE: {"DEPENDENCY_DOWN"},
@@ -83,6 +92,9 @@ def test_only_what_will_never_pass_is_permanent() -> None:
         Reason.DEPENDENCY_DOWN,
         Reason.OUTCOME_UNKNOWN,
         Reason.INTERNAL,
+        # Files come with the days.
+        Reason.SETTLEMENT_NOT_READY,
+        Reason.SETTLEMENT_FILE_NOT_FOUND,
     }
     assert {reason for reason in Reason if not MeshError(reason, "").is_permanent} == transient
 

@@ -92,8 +92,9 @@ class PspStubControlServiceServicer:
         Idempotent: there is one order for each day, kind and currency, and the same
         again sets it anew; a count of 0 takes it back.
 
-        Errors: INVALID_ARGUMENT / VALIDATION_FAILED, UNKNOWN_CURRENCY;
-        FAILED_PRECONDITION / WRONG_STATE (the day is closed).
+        Errors: INVALID_ARGUMENT / VALIDATION_FAILED, UNKNOWN_CURRENCY; NOT_FOUND /
+        SETTLEMENT_FILE_NOT_FOUND (a day before the first one); FAILED_PRECONDITION /
+        WRONG_STATE (the day is closed).
         """
         context.set_code(grpc.StatusCode.UNIMPLEMENTED)
         context.set_details('Method not implemented!')

@@ -61,8 +61,9 @@ class PspStubControlServiceStub:
     Idempotent: there is one order for each day, kind and currency, and the same
     again sets it anew; a count of 0 takes it back.
 
-    Errors: INVALID_ARGUMENT / VALIDATION_FAILED, UNKNOWN_CURRENCY;
-    FAILED_PRECONDITION / WRONG_STATE (the day is closed).
+    Errors: INVALID_ARGUMENT / VALIDATION_FAILED, UNKNOWN_CURRENCY; NOT_FOUND /
+    SETTLEMENT_FILE_NOT_FOUND (a day before the first one); FAILED_PRECONDITION /
+    WRONG_STATE (the day is closed).
     """
 
 @_typing.type_check_only
@@ -98,8 +99,9 @@ class PspStubControlServiceAsyncStub(PspStubControlServiceStub):
     Idempotent: there is one order for each day, kind and currency, and the same
     again sets it anew; a count of 0 takes it back.
 
-    Errors: INVALID_ARGUMENT / VALIDATION_FAILED, UNKNOWN_CURRENCY;
-    FAILED_PRECONDITION / WRONG_STATE (the day is closed).
+    Errors: INVALID_ARGUMENT / VALIDATION_FAILED, UNKNOWN_CURRENCY; NOT_FOUND /
+    SETTLEMENT_FILE_NOT_FOUND (a day before the first one); FAILED_PRECONDITION /
+    WRONG_STATE (the day is closed).
     """
 
 class PspStubControlServiceServicer(metaclass=_abc_1.ABCMeta):
@@ -150,8 +152,9 @@ class PspStubControlServiceServicer(metaclass=_abc_1.ABCMeta):
         Idempotent: there is one order for each day, kind and currency, and the same
         again sets it anew; a count of 0 takes it back.
 
-        Errors: INVALID_ARGUMENT / VALIDATION_FAILED, UNKNOWN_CURRENCY;
-        FAILED_PRECONDITION / WRONG_STATE (the day is closed).
+        Errors: INVALID_ARGUMENT / VALIDATION_FAILED, UNKNOWN_CURRENCY; NOT_FOUND /
+        SETTLEMENT_FILE_NOT_FOUND (a day before the first one); FAILED_PRECONDITION /
+        WRONG_STATE (the day is closed).
         """
 
 def add_PspStubControlServiceServicer_to_server(servicer: PspStubControlServiceServicer, server: _typing.Union[_grpc.Server, _aio.Server]) -> None: ...
