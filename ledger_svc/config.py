@@ -16,5 +16,8 @@ class Settings(ServiceSettings):
     port: Port = 50054
     sources: Sources = Field(default=DEFAULT)
     """The PSPs and banks whose settlement files are taken, as JSON: name → its facts."""
+    psp_target: str = ""
+    """The PSP's adapter, whose settlement files are fetched where nobody sends them; empty:
+    they are not."""
     max_file_bytes: int = Field(default=1 << 30, ge=1, le=4 << 30)
     """How large a settlement file may be. It waits on disk, not in memory."""

@@ -9,6 +9,7 @@ from paymesh.ledger.v1.ledger_posting_service_pb2_grpc import (
     add_LedgerPostingServiceServicer_to_server,
 )
 from paymesh.ledger.v1.ledger_service_pb2_grpc import add_LedgerServiceServicer_to_server
+from paymesh.psp.v1.psp_service_pb2_grpc import PspServiceStub
 from paymesh.reconciliation.v1 import reconciliation_service_pb2
 from paymesh.reconciliation.v1.reconciliation_service_pb2_grpc import (
     add_ReconciliationServiceServicer_to_server,
@@ -16,9 +17,11 @@ from paymesh.reconciliation.v1.reconciliation_service_pb2_grpc import (
 
 from ledger_svc import operations
 from ledger_svc.config import Settings
+from ledger_svc.reconciliation.fetching import AdapterFiles
 from ledger_svc.reconciliation.servicer import ReconciliationServicer
 from ledger_svc.servicer import LedgerPostingServicer, LedgerServicer, LedgerWriter
 from mesh import server as mesh_server
+from mesh.channel import open_channel
 from mesh.config import load
 from mesh.db import Database
 from mesh.server import Background, Server
@@ -58,8 +61,11 @@ def wire(settings: Settings, database: Database) -> tuple[Server, Background]:
         by_key=False,
         patience_ms=RECONCILIATION_PATIENCE_MS,
     )
+    to_psp = open_channel(settings.psp_target) if settings.psp_target else None
+    adapter = None if to_psp is None else AdapterFiles(PspServiceStub(to_psp))
     add_ReconciliationServiceServicer_to_server(
-        ReconciliationServicer(patient, settings.sources, settings.max_file_bytes), server.grpc
+        ReconciliationServicer(patient, settings.sources, settings.max_file_bytes, adapter),
+        server.grpc,
     )
     server.add(
         reconciliation_service_pb2.DESCRIPTOR.services_by_name["ReconciliationService"].full_name
@@ -72,6 +78,8 @@ def wire(settings: Settings, database: Database) -> tuple[Server, Background]:
             await writer.run()
         finally:
             await patient.close()
+            if to_psp is not None:
+                await to_psp.close()
 
     return server, run
 

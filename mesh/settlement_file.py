@@ -3,6 +3,19 @@
 This is a half of the contract `paymesh.psp.v1`, as gen/ is: an adapter writes such a file,
 ledger_svc reads it, and neither knows the other. docs/settlement-formats.md tells what each
 cell means, for adapters that are not written in Python.
+
+What a day's file must hold:
+- A statement for each account and currency that ever had one, also without a line. It opens
+  with what the day before closed with; opening + net of all lines = closing.
+- Every capture before the day's cut-off that is in no earlier file, once, in an order that
+  never changes. What came too late is in the next day's file.
+- On a line that an operation of ours caused: its idempotency key, operation and order. On a
+  line about an earlier one (a refund, dispute, reversal): that one's psp_reference as
+  related_psp_reference, and its order. On lines that nothing of ours caused: none of these.
+- transfer_reference on each line that a transfer to our bank pays, known or not paid yet; the
+  TRANSFER is a line itself (psp_reference = transfer_reference), and minus the sum of all
+  others that name it, in this file and earlier ones. The bank's statement names it so, too.
+- Built again, the same bytes. A correction is the whole file with the next revision.
 """
 
 from __future__ import annotations

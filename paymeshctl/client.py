@@ -23,6 +23,10 @@ from paymesh.operations.v1 import status_service_pb2 as status_pb
 from paymesh.operations.v1.status_service_pb2_grpc import StatusServiceStub
 from paymesh.payment.v1 import payment_service_pb2 as payment_pb
 from paymesh.payment.v1.payment_service_pb2_grpc import PaymentServiceStub
+from paymesh.psp.v1 import psp_service_pb2 as psp_pb
+from paymesh.psp.v1 import psp_stub_control_service_pb2 as stub_pb
+from paymesh.psp.v1.psp_service_pb2_grpc import PspServiceStub
+from paymesh.psp.v1.psp_stub_control_service_pb2_grpc import PspStubControlServiceStub
 from paymesh.reconciliation.v1 import reconciliation_service_pb2 as reconciliation_pb
 from paymesh.reconciliation.v1.reconciliation_service_pb2_grpc import ReconciliationServiceStub
 from paymesh.wallet.v1 import wallet_service_pb2 as wallet_pb
@@ -51,6 +55,8 @@ STATUS_TIMEOUT_S = 8.0
 PAY_TIMEOUT_S = 30.0
 # A day of a large PSP takes minutes; the service itself gives up after ten.
 RECONCILIATION_TIMEOUT_S = 600.0
+# A day of millions of lines is closed and sent in it.
+SETTLEMENT_TIMEOUT_S = 300.0
 
 Response = TypeVar("Response", bound=Message)
 
@@ -214,6 +220,35 @@ class Client:
     ) -> reconciliation_pb.ListBreaksResponse:
         """Reads one page of breaks."""
         return self._call(self._reconciliation().ListBreaks, request)
+
+    def get_settlement_file(
+        self, source: str, request: psp_pb.GetSettlementFileRequest
+    ) -> Iterator[psp_pb.GetSettlementFileResponse]:
+        """The parts of an adapter's file. source: the adapter's name, one of PORT_OFFSETS."""
+        adapter = PspServiceStub(self._channel(source))
+        try:
+            yield from adapter.GetSettlementFile(
+                request,
+                timeout=self._timeout_s or SETTLEMENT_TIMEOUT_S,
+                metadata=((CALLER_KEY, self._caller),),
+            )
+        except grpc.RpcError as error:
+            raise from_rpc_error(error) from error
+
+    def close_day(self, request: stub_pb.CloseDayRequest) -> stub_pb.CloseDayResponse:
+        """Closes a settlement day of the PSP stub; may be repeated."""
+        return self._call(self._stub_control().CloseDay, request, SETTLEMENT_TIMEOUT_S)
+
+    def resend_day(self, request: stub_pb.ResendDayRequest) -> stub_pb.ResendDayResponse:
+        """Lets the PSP stub send a day's files again, right; may be repeated."""
+        return self._call(self._stub_control().ResendDay, request, SETTLEMENT_TIMEOUT_S)
+
+    def seed_fault(self, request: stub_pb.SeedFaultRequest) -> stub_pb.SeedFaultResponse:
+        """Orders a fault in the PSP stub's files; may be repeated."""
+        return self._call(self._stub_control().SeedFault, request)
+
+    def _stub_control(self) -> PspStubControlServiceStub:
+        return PspStubControlServiceStub(self._channel("psp_stub"))
 
     def _payment(self) -> PaymentServiceStub:
         return PaymentServiceStub(self._channel("payment"))

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import typer
 
-from paymeshctl import books, payments, reconcile, settle
+from paymeshctl import books, payments, reconcile, settle, stub
 from paymeshctl.databases import migrate
 from paymeshctl.demo import demo
 from paymeshctl.doctor import doctor
@@ -37,6 +37,7 @@ settle.app.command(
 app.add_typer(settle.app, name="settle")
 app.command(epilog=f"Example: paymesh doctor --older-than 60 --json. {HELP}")(doctor)
 app.add_typer(reconcile.app, name="reconcile")
+app.add_typer(stub.app, name="stub")
 app.command(
     epilog="Example: PAYMESH_DATABASE_URL=postgresql://… PAYMESH_PAYMENT_DATABASE_URL=… "
     f"paymesh migrate. {HELP}"

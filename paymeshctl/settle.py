@@ -8,6 +8,7 @@ from pathlib import Path
 from typing import Annotated, Any
 
 import typer
+from paymesh.psp.v1.psp_service_pb2 import GetSettlementFileRequest
 from rich import box
 from rich.markup import escape
 from rich.table import Table
@@ -15,9 +16,15 @@ from rich.table import Table
 from ledger_svc.reconciliation import readers
 from mesh.money import format_minor
 from paymeshctl import render
+from paymeshctl.arguments import CallerOption, TargetOption, TimeoutOption
+from paymeshctl.client import DEFAULT_CALLER, Client, parse_target
 from paymeshctl.exits import HELP, CommandError, Exit, reporting
+from paymeshctl.fetching import fetch_into
 
 app = typer.Typer(no_args_is_help=True, help="Settlement files.")
+
+ADAPTERS = ("psp_stub",)
+"""The adapters of a mesh, by their names in settlement."""
 
 AsJson = Annotated[bool, typer.Option("--json", help="Print a JSON list, one object a statement.")]
 
@@ -43,6 +50,57 @@ def inspect(
         typer.echo(json.dumps([_facts(one) for one in statements], ensure_ascii=False))
         return
     render.console().print(_table(statements))
+
+
+@app.command(
+    epilog="Example: paymesh settle fetch --date 2026-03-01 --source psp_stub --out day.csv. "
+    f"{HELP}"
+)
+def fetch(
+    day: Annotated[str, typer.Option("--date", metavar="YYYY-MM-DD", help="The settlement day.")],
+    *,
+    source: Annotated[str, typer.Option(help="The PSP adapter.")] = "psp_stub",
+    format_name: Annotated[
+        str, typer.Option("--format", help="Its name; by default the adapter's own.")
+    ] = "",
+    revision: Annotated[
+        int | None, typer.Option(min=0, help="Which one of the day's files; the newest if absent.")
+    ] = None,
+    out: Annotated[
+        Path | None,
+        typer.Option(
+            metavar="FILE",
+            help="Where to put it, whole or not at all; in a folder, by its own name. "
+            "By default on standard output.",
+        ),
+    ] = None,
+    as_json: Annotated[
+        bool, typer.Option("--json", help="Print what was fetched as JSON; needs --out.")
+    ] = False,
+    target: TargetOption = None,
+    caller: CallerOption = DEFAULT_CALLER,
+    timeout: TimeoutOption = None,
+) -> None:
+    """Fetch a day's settlement file from a PSP adapter."""
+    with reporting(as_json=as_json):
+        if source not in ADAPTERS:
+            raise CommandError(
+                Exit.BAD_USAGE,
+                f"there is no adapter {source!r}; there are {', '.join(ADAPTERS)}",
+                reason="UNKNOWN_SOURCE",
+            )
+        if as_json and out is None:
+            raise CommandError(Exit.BAD_USAGE, "--json needs --out")
+        request = GetSettlementFileRequest(
+            settlement_date=day, format=format_name, revision=revision
+        )
+        with Client(parse_target(target), caller=caller, timeout_s=timeout) as client:
+            parts = client.get_settlement_file(source, request)
+            facts = fetch_into(parts, out)
+    if as_json:
+        typer.echo(json.dumps(facts, ensure_ascii=False))
+    elif out is not None:
+        typer.echo(f"{facts['file']}: {facts['bytes']} bytes, revision {facts['revision']}")
 
 
 def _statements(file: Path) -> Sequence[readers.Statement]:

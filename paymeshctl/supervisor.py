@@ -46,6 +46,7 @@ PEERS: Mapping[str, Mapping[str, str]] = {
         "LEDGER_TARGET": "ledger",
     },
     "executor": {"PSP_TARGET": "psp_stub"},
+    "ledger": {"PSP_TARGET": "psp_stub"},
 }
 
 _START_TIMEOUT_S = 30.0

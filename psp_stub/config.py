@@ -7,6 +7,7 @@ from typing import Annotated
 from pydantic import Field, ValidationInfo, field_validator
 
 from mesh.config import Port, ServiceSettings, settings_config
+from psp_stub.settlement import time_zone
 
 _HOUR_MS = 3_600_000.0
 
@@ -36,6 +37,24 @@ class Settings(ServiceSettings):
     fee_fixed_minor: int = Field(default=30, ge=0, le=1_000_000)
     """The fee's fixed part, in minor units of a currency with two decimals; other currencies
     pay the same in major units (30 is 0.30: 300 fils of BHD, 0 yen)."""
+
+    day_time_zone: str = "UTC"
+    """The IANA time zone of settlement days."""
+    day_cut_off_min: int = Field(default=0, ge=0, lt=24 * 60)
+    """When a settlement day ends: minutes since that day's midnight, by the clock of that
+    zone; 0 is the midnight after it."""
+    transfer_delay_days: int = Field(default=0, ge=0, le=1)
+    """0: what a day earned is transferred to our bank the same day; 1: the next day."""
+    bank_account: str = Field(
+        default="DE89370400440532013000", pattern=r"^[A-Z]{2}[0-9]{2}[A-Z0-9]{11,30}$"
+    )
+    """The IBAN of our account at the bank, where transfers go."""
+
+    @field_validator("day_time_zone")
+    @classmethod
+    def _is_a_time_zone(cls, name: str) -> str:
+        time_zone(name)
+        return name
 
     @field_validator("latency_p99_ms")
     @classmethod

@@ -2,10 +2,14 @@
 
 from __future__ import annotations
 
+from datetime import timedelta
 from functools import partial
 
-from paymesh.psp.v1 import psp_service_pb2
+from paymesh.psp.v1 import psp_service_pb2, psp_stub_control_service_pb2
 from paymesh.psp.v1.psp_service_pb2_grpc import add_PspServiceServicer_to_server
+from paymesh.psp.v1.psp_stub_control_service_pb2_grpc import (
+    add_PspStubControlServiceServicer_to_server,
+)
 
 from mesh import server as mesh_server
 from mesh.batching import Writer
@@ -14,11 +18,14 @@ from mesh.db import Database
 from mesh.server import Background, Server
 from mesh.start import require_database
 from mesh.status_service import serve_status
+from psp_stub.closing import Settlement, Terms
 from psp_stub.config import Settings
+from psp_stub.control import ControlServicer
 from psp_stub.domain import Ask, FeeSchedule
 from psp_stub.operations import Answer, Operations, Rules
 from psp_stub.processor import Latency, Processor
-from psp_stub.servicer import PspServicer
+from psp_stub.servicer import PspServicer, capabilities
+from psp_stub.settlement import Calendar, time_zone
 
 NAME = "psp_stub"
 
@@ -43,11 +50,25 @@ def wire(settings: Settings, database: Database) -> tuple[Server, Background]:
         latency,
         slow_s=settings.slow_ms / 1000,
     )
+    settlement = Settlement(
+        database,
+        Terms(
+            Calendar(
+                time_zone(settings.day_time_zone), timedelta(minutes=settings.day_cut_off_min)
+            ),
+            delayed=settings.transfer_delay_days > 0,
+            bank_account=settings.bank_account,
+        ),
+    )
     server = Server(NAME, settings)
     server.measure(database)
-    servicer = PspServicer(processor, operations, key_memory_s=settings.key_memory_s)
+    servicer = PspServicer(processor, operations, settlement, capabilities(settings))
     add_PspServiceServicer_to_server(servicer, server.grpc)
     server.add(psp_service_pb2.DESCRIPTOR.services_by_name["PspService"].full_name, internal=True)
+    add_PspStubControlServiceServicer_to_server(ControlServicer(settlement), server.grpc)
+    server.add(
+        psp_stub_control_service_pb2.DESCRIPTOR.services_by_name["PspStubControlService"].full_name
+    )
     serve_status(server, NAME, settings, database)
     return server, writer.run
 

@@ -5,6 +5,7 @@ from __future__ import annotations
 import asyncio
 import time
 from collections.abc import AsyncIterator, Mapping
+from datetime import date
 from typing import Any
 
 import grpc
@@ -21,14 +22,20 @@ from mesh.errors import MeshError, Reason, Violation, validation_failed
 from mesh.money import exponent
 from mesh.status import to_status
 from mesh.validation import check
+from psp_stub.closing import FORMATS, Settlement
+from psp_stub.config import Settings
 from psp_stub.domain import SOURCE, Ask, Charge, DeclineCategory, State
 from psp_stub.operations import Answer, Operations
 from psp_stub.processor import Processor, Told
+from psp_stub.settlement import ACCOUNT
 
 Context = grpc.aio.ServicerContext[Any, Any]
 
 MAX_ITEMS = 1000
 MAX_KEY_CHARACTERS = 255
+
+_FIRST_DAY = date(1970, 1, 1)
+_LAST_DAY = date(9998, 12, 31)
 
 _CATEGORIES: Mapping[DeclineCategory, payment_pb2.DeclineCategory.ValueType] = {
     category: payment_pb2.DeclineCategory.Value(f"DECLINE_CATEGORY_{category.name}")
@@ -40,12 +47,16 @@ class PspServicer(pb_grpc.PspServiceServicer):
     """The adapter contract, served by the stub."""
 
     def __init__(
-        self, processor: Processor, operations: Operations, *, key_memory_s: float
+        self,
+        processor: Processor,
+        operations: Operations,
+        settlement: Settlement,
+        capabilities: pb.GetCapabilitiesResponse,
     ) -> None:
-        """key_memory_s: told as the key window."""
         self._processor = processor
         self._operations = operations
-        self._capabilities = _capabilities(key_memory_s)
+        self._settlement = settlement
+        self._capabilities = capabilities
 
     async def Charge(
         self, request: pb.ChargeRequest, context: Context
@@ -98,6 +109,26 @@ class PspServicer(pb_grpc.PspServiceServicer):
         if results:
             yield pb.LookUpResponse(results=results)
 
+    async def GetSettlementFile(
+        self, request: pb.GetSettlementFileRequest, context: Context
+    ) -> AsyncIterator[pb.GetSettlementFileResponse]:
+        if (error := check(request)) is not None:
+            raise error
+        file = await self._settlement.open_file(
+            parse_day(request.settlement_date),
+            request.format,
+            request.revision if request.HasField("revision") else None,
+        )
+        header = pb.SettlementFileHeader(
+            settlement_date=request.settlement_date,
+            format=file.format,
+            revision=file.sent.revision,
+            file_name=file.name,
+        )
+        yield pb.GetSettlementFileResponse(header=header)
+        async for chunk in self._settlement.chunks(file):
+            yield pb.GetSettlementFileResponse(chunk=chunk)
+
     async def GetCapabilities(
         self, request: pb.GetCapabilitiesRequest, context: Context
     ) -> pb.GetCapabilitiesResponse:
@@ -114,9 +145,10 @@ def _tell(request: pb.ChargeRequest, started_ns: int, known: Told) -> None:
     told.spans("psp charge", started_ns, asked, answers)
 
 
-def _capabilities(key_memory_s: float) -> pb.GetCapabilitiesResponse:
+def capabilities(settings: Settings) -> pb.GetCapabilitiesResponse:
+    """What the stub says of itself."""
     key_window = duration_pb2.Duration()
-    key_window.FromMicroseconds(int(key_memory_s * 1_000_000))
+    key_window.FromMicroseconds(int(settings.key_memory_s * 1_000_000))
     return pb.GetCapabilitiesResponse(
         source=SOURCE,
         key_window=key_window,
@@ -126,9 +158,25 @@ def _capabilities(key_memory_s: float) -> pb.GetCapabilitiesResponse:
             if (digits := exponent(currency.code)) is not None
         ],
         funding_account=pb.FUNDING_ACCOUNT_PSP_RECEIVABLE,
-        day_time_zone="UTC",
-        day_cut_off=duration_pb2.Duration(),
+        day_time_zone=settings.day_time_zone,
+        day_cut_off=duration_pb2.Duration(seconds=settings.day_cut_off_min * 60),
+        settlement_formats=FORMATS,
+        settlement_account=ACCOUNT,
+        bank_account=settings.bank_account,
     )
+
+
+def parse_day(text: str) -> date:
+    """A settlement day. Raises MeshError: VALIDATION_FAILED."""
+    try:
+        day = date.fromisoformat(text)
+    except ValueError:
+        day = date.min
+    if not _FIRST_DAY <= day <= _LAST_DAY:
+        raise validation_failed(
+            Violation("settlement_date", f"must be a day from {_FIRST_DAY} to {_LAST_DAY}")
+        )
+    return day
 
 
 def _refuse_long_list(field: str, length: int) -> None:

@@ -13,7 +13,7 @@ from paymesh.ledger.v1 import ledger_service_pb2 as ledger_pb
 from paymesh.reconciliation.v1 import reconciliation_service_pb2 as pb
 from paymesh.reconciliation.v1 import reconciliation_service_pb2_grpc as pb_grpc
 
-from ledger_svc.reconciliation import files, run
+from ledger_svc.reconciliation import fetching, files, run
 from ledger_svc.reconciliation.domain import (
     Break,
     BreakFilter,
@@ -41,10 +41,18 @@ _NO_TIME = datetime(1970, 1, 1, tzinfo=UTC)
 class ReconciliationServicer(pb_grpc.ReconciliationServiceServicer):
     """Files in, what they say, and what the ledger has to say to it."""
 
-    def __init__(self, database: Database, sources: Sources, max_file_bytes: int) -> None:
+    def __init__(
+        self,
+        database: Database,
+        sources: Sources,
+        max_file_bytes: int,
+        adapter: run.SettlementFiles | None = None,
+    ) -> None:
+        """adapter: where the files of PSPs are fetched from that nobody sends."""
         self._database = database
         self._sources = sources
         self._max_file_bytes = max_file_bytes
+        self._adapter = adapter
 
     async def IngestSettlementFile(
         self, request_iterator: AsyncIterator[pb.IngestSettlementFileRequest], context: Context
@@ -125,6 +133,15 @@ class ReconciliationServicer(pb_grpc.ReconciliationServiceServicer):
         if source.kind != "psp":
             raise MeshError(
                 Reason.WRONG_STATE, "the reconciliation of a bank's days is not built yet"
+            )
+        if self._adapter is not None:
+            await fetching.fetch_missing(
+                self._database,
+                self._adapter,
+                request.source,
+                source,
+                day,
+                max_file_bytes=self._max_file_bytes,
             )
         for late in await run.late_days(self._database, request.source, day):
             await run.reconcile(self._database, request.source, source, late)

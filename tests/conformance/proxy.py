@@ -110,6 +110,12 @@ class Proxy(pb_grpc.PspServiceServicer):
             results += response.results
         yield pb.LookUpResponse(results=self.find(results))
 
+    async def GetSettlementFile(
+        self, request: pb.GetSettlementFileRequest, context: Context
+    ) -> AsyncIterator[pb.GetSettlementFileResponse]:
+        async for part in self.inner.GetSettlementFile(request, timeout=60):
+            yield part
+
     async def GetCapabilities(
         self, request: pb.GetCapabilitiesRequest, context: Context
     ) -> pb.GetCapabilitiesResponse:

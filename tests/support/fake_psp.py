@@ -47,7 +47,7 @@ class FakePsp(pb_grpc.PspServiceServicer):
     """Remembers every call. `script` and `found` may be changed at any time.
 
     found: what a look-up says, by key; nothing is found that is not there.
-    open: charges are answered only while it is set.
+    open: charges are answered only while it is set. file: every day's file, in parts.
     """
 
     def __init__(self, script: Script = captured) -> None:
@@ -55,6 +55,7 @@ class FakePsp(pb_grpc.PspServiceServicer):
         self.source = "fake"
         self.key_window_s = 86_400.0
         self.found: dict[str, pb.LookUpResult] = {}
+        self.file: list[pb.GetSettlementFileResponse] = []
         self.calls: list[tuple[str, list[str]]] = []
         self.open = asyncio.Event()
         self.open.set()
@@ -100,6 +101,12 @@ class FakePsp(pb_grpc.PspServiceServicer):
                 result.CopyFrom(self.found[key])
             result.idempotency_key = key
         yield response
+
+    async def GetSettlementFile(
+        self, request: pb.GetSettlementFileRequest, context: Context
+    ) -> AsyncIterator[pb.GetSettlementFileResponse]:
+        for part in self.file:
+            yield part
 
     async def GetCapabilities(
         self, request: pb.GetCapabilitiesRequest, context: Context

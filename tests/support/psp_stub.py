@@ -38,6 +38,15 @@ async def serving(
     database_url: str, *, database: Database | None = None, **settings: Any
 ) -> AsyncIterator[PspServiceAsyncStub]:
     """A stub of `database_url` with these settings, and a client of it."""
+    async with serving_channel(database_url, database=database, **settings) as channel:
+        yield PspServiceStub(channel)
+
+
+@asynccontextmanager
+async def serving_channel(
+    database_url: str, *, database: Database | None = None, **settings: Any
+) -> AsyncIterator[grpc.aio.Channel]:
+    """A stub of `database_url` with these settings, and a channel to it."""
     given = Settings(port=0, database_url=database_url, drain_s=0, **settings)
     database = database or Database(database_url, application_name="test", by_key=False)
     server, writer = wire(given, database)
@@ -46,7 +55,7 @@ async def serving(
     try:
         target = f"{given.host}:{server.port}"
         async with open_channel(target, retries=False, default_timeout_s=10) as channel:
-            yield PspServiceStub(channel)
+            yield channel
     finally:
         await server.stop()
         background.cancel()

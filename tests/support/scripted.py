@@ -130,6 +130,9 @@ class _Psp(PspServiceServicer):
     async def LookUp(self, request: Any, context: Context) -> AsyncIterator[Any]:
         yield await not_scripted(request, context)
 
+    async def GetSettlementFile(self, request: Any, context: Context) -> AsyncIterator[Any]:
+        yield await not_scripted(request, context)
+
     async def GetCapabilities(self, request: Any, context: Context) -> Any:
         await not_scripted(request, context)
 

@@ -64,6 +64,7 @@ def test_codes_of_the_contract() -> None:
             "CARD_NUMBER_REFUSED",
             "UNKNOWN_CURRENCY",
             "FILE_TOO_LARGE",
+            "UNSUPPORTED_FORMAT",
         },
         Code.ALREADY_EXISTS: {"REQUEST_ID_REUSED", "OPERATION_CONFLICT"},
         Code.NOT_FOUND: {
@@ -71,6 +72,8 @@ def test_codes_of_the_contract() -> None:
             "SOURCE_NOT_FOUND",
             "FILE_NOT_FOUND",
             "RUN_NOT_FOUND",
+            "SETTLEMENT_NOT_READY",
+            "SETTLEMENT_FILE_NOT_FOUND",
         },
         Code.FAILED_PRECONDITION: {"WRONG_STATE", "SETTLEMENT_FILE_MISSING"},
         Code.RESOURCE_EXHAUSTED: {"OVERLOADED"},
@@ -94,6 +97,9 @@ def test_only_what_will_never_pass_is_permanent() -> None:
         Reason.OUTCOME_UNKNOWN,
         Reason.INTERNAL,
         Reason.SETTLEMENT_FILE_MISSING,
+        # Files come with the days.
+        Reason.SETTLEMENT_NOT_READY,
+        Reason.SETTLEMENT_FILE_NOT_FOUND,
     }
     assert {reason for reason in Reason if not MeshError(reason, "").is_permanent} == transient
 

@@ -401,6 +401,102 @@ class NotFound(_message.Message):
 Global___NotFound: _TypeAlias = NotFound  # noqa: Y015
 
 @_typing.final
+class GetSettlementFileRequest(_message.Message):
+    """A day's file."""
+
+    DESCRIPTOR: _descriptor.Descriptor
+
+    SETTLEMENT_DATE_FIELD_NUMBER: _builtins.int
+    FORMAT_FIELD_NUMBER: _builtins.int
+    REVISION_FIELD_NUMBER: _builtins.int
+    settlement_date: _builtins.str
+    """The settlement day, YYYY-MM-DD."""
+    format: _builtins.str
+    """The format's name; empty: the adapter's own, `paymesh.settlement.v1`."""
+    revision: _builtins.int
+    """Which one of the day's files, from 0; the newest if absent."""
+    def __init__(
+        self,
+        *,
+        settlement_date: _builtins.str = ...,
+        format: _builtins.str = ...,
+        revision: _builtins.int | None = ...,
+    ) -> None: ...
+    _HasFieldArgType: _TypeAlias = _typing.Literal["_revision", b"_revision", "revision", b"revision"]  # noqa: Y015
+    def HasField(self, field_name: _HasFieldArgType) -> _builtins.bool: ...
+    _ClearFieldArgType: _TypeAlias = _typing.Literal["_revision", b"_revision", "format", b"format", "revision", b"revision", "settlement_date", b"settlement_date"]  # noqa: Y015
+    def ClearField(self, field_name: _ClearFieldArgType) -> None: ...
+    _WhichOneofReturnType__revision: _TypeAlias = _typing.Literal["revision"]  # noqa: Y015
+    _WhichOneofArgType__revision: _TypeAlias = _typing.Literal["_revision", b"_revision"]  # noqa: Y015
+    def WhichOneof(self, oneof_group: _WhichOneofArgType__revision) -> _WhichOneofReturnType__revision | None: ...
+
+Global___GetSettlementFileRequest: _TypeAlias = GetSettlementFileRequest  # noqa: Y015
+
+@_typing.final
+class GetSettlementFileResponse(_message.Message):
+    """A part of the file."""
+
+    DESCRIPTOR: _descriptor.Descriptor
+
+    HEADER_FIELD_NUMBER: _builtins.int
+    CHUNK_FIELD_NUMBER: _builtins.int
+    chunk: _builtins.bytes
+    """The next bytes, at most 1 MiB."""
+    @_builtins.property
+    def header(self) -> Global___SettlementFileHeader:
+        """What the file is. Always the first part, once."""
+
+    def __init__(
+        self,
+        *,
+        header: Global___SettlementFileHeader | None = ...,
+        chunk: _builtins.bytes = ...,
+    ) -> None: ...
+    _HasFieldArgType: _TypeAlias = _typing.Literal["chunk", b"chunk", "header", b"header", "part", b"part"]  # noqa: Y015
+    def HasField(self, field_name: _HasFieldArgType) -> _builtins.bool: ...
+    _ClearFieldArgType: _TypeAlias = _typing.Literal["chunk", b"chunk", "header", b"header", "part", b"part"]  # noqa: Y015
+    def ClearField(self, field_name: _ClearFieldArgType) -> None: ...
+    _WhichOneofReturnType_part: _TypeAlias = _typing.Literal["header", "chunk"]  # noqa: Y015
+    _WhichOneofArgType_part: _TypeAlias = _typing.Literal["part", b"part"]  # noqa: Y015
+    def WhichOneof(self, oneof_group: _WhichOneofArgType_part) -> _WhichOneofReturnType_part | None: ...
+
+Global___GetSettlementFileResponse: _TypeAlias = GetSettlementFileResponse  # noqa: Y015
+
+@_typing.final
+class SettlementFileHeader(_message.Message):
+    """What a settlement file is."""
+
+    DESCRIPTOR: _descriptor.Descriptor
+
+    SETTLEMENT_DATE_FIELD_NUMBER: _builtins.int
+    FORMAT_FIELD_NUMBER: _builtins.int
+    REVISION_FIELD_NUMBER: _builtins.int
+    FILE_NAME_FIELD_NUMBER: _builtins.int
+    settlement_date: _builtins.str
+    """The settlement day, YYYY-MM-DD."""
+    format: _builtins.str
+    """The format, by its full name."""
+    revision: _builtins.int
+    """Which one of the day's files, from 0. Every one above 0 replaces those before."""
+    file_name: _builtins.str
+    """A name for the file, without folders; unique for its day, format and revision."""
+    def __init__(
+        self,
+        *,
+        settlement_date: _builtins.str = ...,
+        format: _builtins.str = ...,
+        revision: _builtins.int = ...,
+        file_name: _builtins.str = ...,
+    ) -> None: ...
+    _HasFieldArgType: _TypeAlias = _Never  # noqa: Y015
+    def HasField(self, field_name: _HasFieldArgType) -> _builtins.bool: ...
+    _ClearFieldArgType: _TypeAlias = _typing.Literal["file_name", b"file_name", "format", b"format", "revision", b"revision", "settlement_date", b"settlement_date"]  # noqa: Y015
+    def ClearField(self, field_name: _ClearFieldArgType) -> None: ...
+    def WhichOneof(self, oneof_group: _Never) -> None: ...
+
+Global___SettlementFileHeader: _TypeAlias = SettlementFileHeader  # noqa: Y015
+
+@_typing.final
 class GetCapabilitiesRequest(_message.Message):
     """Nothing to say."""
 
@@ -429,6 +525,9 @@ class GetCapabilitiesResponse(_message.Message):
     FUNDING_ACCOUNT_FIELD_NUMBER: _builtins.int
     DAY_TIME_ZONE_FIELD_NUMBER: _builtins.int
     DAY_CUT_OFF_FIELD_NUMBER: _builtins.int
+    SETTLEMENT_FORMATS_FIELD_NUMBER: _builtins.int
+    SETTLEMENT_ACCOUNT_FIELD_NUMBER: _builtins.int
+    BANK_ACCOUNT_FIELD_NUMBER: _builtins.int
     source: _builtins.str
     """The PSP's stable name in ledger accounts and settlement, for example
     `psp_stub`.
@@ -437,6 +536,12 @@ class GetCapabilitiesResponse(_message.Message):
     """Which of our accounts pays for payouts."""
     day_time_zone: _builtins.str
     """The IANA time zone of its settlement days, for example `Europe/Berlin`."""
+    settlement_account: _builtins.str
+    """Our account at the PSP, as settlement files of the adapter name it."""
+    bank_account: _builtins.str
+    """Our account at the bank that transfers go to, as the bank's statements name
+    it (an IBAN, where it has one). Empty: not known to the adapter.
+    """
     @_builtins.property
     def key_window(self) -> _duration_pb2.Duration:
         """How long the PSP surely remembers a key."""
@@ -447,7 +552,13 @@ class GetCapabilitiesResponse(_message.Message):
 
     @_builtins.property
     def day_cut_off(self) -> _duration_pb2.Duration:
-        """When a settlement day ends, as the time since midnight in that zone."""
+        """When a settlement day ends, as the time of that day since its midnight, by the
+        clock of that zone; less than 24 hours. Zero: at the midnight after it.
+        """
+
+    @_builtins.property
+    def settlement_formats(self) -> _containers.RepeatedScalarFieldContainer[_builtins.str]:
+        """The formats of GetSettlementFile, the adapter's own first."""
 
     def __init__(
         self,
@@ -458,10 +569,13 @@ class GetCapabilitiesResponse(_message.Message):
         funding_account: Global___FundingAccount.ValueType = ...,
         day_time_zone: _builtins.str = ...,
         day_cut_off: _duration_pb2.Duration | None = ...,
+        settlement_formats: _abc.Iterable[_builtins.str] | None = ...,
+        settlement_account: _builtins.str = ...,
+        bank_account: _builtins.str = ...,
     ) -> None: ...
     _HasFieldArgType: _TypeAlias = _typing.Literal["day_cut_off", b"day_cut_off", "key_window", b"key_window"]  # noqa: Y015
     def HasField(self, field_name: _HasFieldArgType) -> _builtins.bool: ...
-    _ClearFieldArgType: _TypeAlias = _typing.Literal["currencies", b"currencies", "day_cut_off", b"day_cut_off", "day_time_zone", b"day_time_zone", "funding_account", b"funding_account", "key_window", b"key_window", "source", b"source"]  # noqa: Y015
+    _ClearFieldArgType: _TypeAlias = _typing.Literal["bank_account", b"bank_account", "currencies", b"currencies", "day_cut_off", b"day_cut_off", "day_time_zone", b"day_time_zone", "funding_account", b"funding_account", "key_window", b"key_window", "settlement_account", b"settlement_account", "settlement_formats", b"settlement_formats", "source", b"source"]  # noqa: Y015
     def ClearField(self, field_name: _ClearFieldArgType) -> None: ...
     def WhichOneof(self, oneof_group: _Never) -> None: ...
 

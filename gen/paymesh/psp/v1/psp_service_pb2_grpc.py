@@ -48,6 +48,11 @@ class PspServiceStub:
                 request_serializer=paymesh_dot_psp_dot_v1_dot_psp__service__pb2.LookUpRequest.SerializeToString,
                 response_deserializer=paymesh_dot_psp_dot_v1_dot_psp__service__pb2.LookUpResponse.FromString,
                 _registered_method=True)
+        self.GetSettlementFile = channel.unary_stream(
+                '/paymesh.psp.v1.PspService/GetSettlementFile',
+                request_serializer=paymesh_dot_psp_dot_v1_dot_psp__service__pb2.GetSettlementFileRequest.SerializeToString,
+                response_deserializer=paymesh_dot_psp_dot_v1_dot_psp__service__pb2.GetSettlementFileResponse.FromString,
+                _registered_method=True)
         self.GetCapabilities = channel.unary_unary(
                 '/paymesh.psp.v1.PspService/GetCapabilities',
                 request_serializer=paymesh_dot_psp_dot_v1_dot_psp__service__pb2.GetCapabilitiesRequest.SerializeToString,
@@ -84,6 +89,44 @@ class PspServiceServicer:
         context.set_details('Method not implemented!')
         raise NotImplementedError('Method not implemented!')
 
+    def GetSettlementFile(self, request, context):
+        """The file of one settlement day, in chunks. Made to be called again: a
+        revision of a day's file has the same bytes for ever, whenever and however
+        often it is asked for.
+
+        The adapter's own format is `paymesh.settlement.v1`, a CSV file; whatever the
+        PSP itself writes, its adapter writes this:
+        - UTF-8, RFC 4180, CR LF after every row. Cells are found by the header.
+        - One statement for each account and currency, in one or more pages: a row
+        OPENING (the balance before), a row LINE for each movement, a row CLOSING
+        (the balance after, and totals of the page's lines). A row END with the
+        number of rows before it ends the file: one without it was cut.
+        - Balances are what the PSP owes us, signed: opening + lines = closing, and a
+        day opens with what the day before closed with. A day without movements has
+        a file too.
+        - A line says gross, fee and net (gross - fee) in minor units, signed as the
+        balance moves. A charge or refund names the PSP's reference and, beside it,
+        our idempotency key, operation and order. Every line names the transfer in
+        which it reaches our bank; the transfer is a line itself, and is the sum of
+        the lines that name it.
+        - A movement is in one file only: in that of the first day that was not closed
+        when it came, where it happened before that day's cut-off.
+        - A correction is the whole file again, with the next revision.
+
+        An adapter may offer further formats, for example the bank's statement of
+        the transfers; GetCapabilities tells which.
+
+        Errors: NOT_FOUND / SETTLEMENT_NOT_READY (the day is not over: ask again after
+        the metadata's `ready_time`), NOT_FOUND / SETTLEMENT_FILE_NOT_FOUND (there is no
+        such file: a day before the first one, or a revision that was never made),
+        INVALID_ARGUMENT / UNSUPPORTED_FORMAT, INVALID_ARGUMENT / VALIDATION_FAILED. A
+        stream that ends otherwise than with OK has given a part of the file: fetch it
+        again.
+        """
+        context.set_code(grpc.StatusCode.UNIMPLEMENTED)
+        context.set_details('Method not implemented!')
+        raise NotImplementedError('Method not implemented!')
+
     def GetCapabilities(self, request, context):
         """Tells what the adapter can do. Changes nothing.
         """
@@ -103,6 +146,11 @@ def add_PspServiceServicer_to_server(servicer, server):
                     servicer.LookUp,
                     request_deserializer=paymesh_dot_psp_dot_v1_dot_psp__service__pb2.LookUpRequest.FromString,
                     response_serializer=paymesh_dot_psp_dot_v1_dot_psp__service__pb2.LookUpResponse.SerializeToString,
+            ),
+            'GetSettlementFile': grpc.unary_stream_rpc_method_handler(
+                    servicer.GetSettlementFile,
+                    request_deserializer=paymesh_dot_psp_dot_v1_dot_psp__service__pb2.GetSettlementFileRequest.FromString,
+                    response_serializer=paymesh_dot_psp_dot_v1_dot_psp__service__pb2.GetSettlementFileResponse.SerializeToString,
             ),
             'GetCapabilities': grpc.unary_unary_rpc_method_handler(
                     servicer.GetCapabilities,
@@ -168,6 +216,33 @@ class PspService:
             '/paymesh.psp.v1.PspService/LookUp',
             paymesh_dot_psp_dot_v1_dot_psp__service__pb2.LookUpRequest.SerializeToString,
             paymesh_dot_psp_dot_v1_dot_psp__service__pb2.LookUpResponse.FromString,
+            options,
+            channel_credentials,
+            insecure,
+            call_credentials,
+            compression,
+            wait_for_ready,
+            timeout,
+            metadata,
+            _registered_method=True)
+
+    @staticmethod
+    def GetSettlementFile(request,
+            target,
+            options=(),
+            channel_credentials=None,
+            call_credentials=None,
+            insecure=False,
+            compression=None,
+            wait_for_ready=None,
+            timeout=None,
+            metadata=None):
+        return grpc.experimental.unary_stream(
+            request,
+            target,
+            '/paymesh.psp.v1.PspService/GetSettlementFile',
+            paymesh_dot_psp_dot_v1_dot_psp__service__pb2.GetSettlementFileRequest.SerializeToString,
+            paymesh_dot_psp_dot_v1_dot_psp__service__pb2.GetSettlementFileResponse.FromString,
             options,
             channel_credentials,
             insecure,

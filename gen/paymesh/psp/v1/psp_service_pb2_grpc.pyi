@@ -53,6 +53,40 @@ class PspServiceStub:
     the PSP never saw or has forgotten is `not_found`; after the key window
     that is no evidence that nothing was taken.
     """
+    GetSettlementFile: _grpc.UnaryStreamMultiCallable[_psp_service_pb2.GetSettlementFileRequest, _psp_service_pb2.GetSettlementFileResponse]
+    """The file of one settlement day, in chunks. Made to be called again: a
+    revision of a day's file has the same bytes for ever, whenever and however
+    often it is asked for.
+
+    The adapter's own format is `paymesh.settlement.v1`, a CSV file; whatever the
+    PSP itself writes, its adapter writes this:
+    - UTF-8, RFC 4180, CR LF after every row. Cells are found by the header.
+    - One statement for each account and currency, in one or more pages: a row
+      OPENING (the balance before), a row LINE for each movement, a row CLOSING
+      (the balance after, and totals of the page's lines). A row END with the
+      number of rows before it ends the file: one without it was cut.
+    - Balances are what the PSP owes us, signed: opening + lines = closing, and a
+      day opens with what the day before closed with. A day without movements has
+      a file too.
+    - A line says gross, fee and net (gross - fee) in minor units, signed as the
+      balance moves. A charge or refund names the PSP's reference and, beside it,
+      our idempotency key, operation and order. Every line names the transfer in
+      which it reaches our bank; the transfer is a line itself, and is the sum of
+      the lines that name it.
+    - A movement is in one file only: in that of the first day that was not closed
+      when it came, where it happened before that day's cut-off.
+    - A correction is the whole file again, with the next revision.
+
+    An adapter may offer further formats, for example the bank's statement of
+    the transfers; GetCapabilities tells which.
+
+    Errors: NOT_FOUND / SETTLEMENT_NOT_READY (the day is not over: ask again after
+    the metadata's `ready_time`), NOT_FOUND / SETTLEMENT_FILE_NOT_FOUND (there is no
+    such file: a day before the first one, or a revision that was never made),
+    INVALID_ARGUMENT / UNSUPPORTED_FORMAT, INVALID_ARGUMENT / VALIDATION_FAILED. A
+    stream that ends otherwise than with OK has given a part of the file: fetch it
+    again.
+    """
     GetCapabilities: _grpc.UnaryUnaryMultiCallable[_psp_service_pb2.GetCapabilitiesRequest, _psp_service_pb2.GetCapabilitiesResponse]
     """Tells what the adapter can do. Changes nothing."""
 
@@ -78,6 +112,40 @@ class PspServiceAsyncStub(PspServiceStub):
     """Tells what became of operations, by our own keys. Changes nothing. A key that
     the PSP never saw or has forgotten is `not_found`; after the key window
     that is no evidence that nothing was taken.
+    """
+    GetSettlementFile: _aio.UnaryStreamMultiCallable[_psp_service_pb2.GetSettlementFileRequest, _psp_service_pb2.GetSettlementFileResponse]  # type: ignore[assignment]
+    """The file of one settlement day, in chunks. Made to be called again: a
+    revision of a day's file has the same bytes for ever, whenever and however
+    often it is asked for.
+
+    The adapter's own format is `paymesh.settlement.v1`, a CSV file; whatever the
+    PSP itself writes, its adapter writes this:
+    - UTF-8, RFC 4180, CR LF after every row. Cells are found by the header.
+    - One statement for each account and currency, in one or more pages: a row
+      OPENING (the balance before), a row LINE for each movement, a row CLOSING
+      (the balance after, and totals of the page's lines). A row END with the
+      number of rows before it ends the file: one without it was cut.
+    - Balances are what the PSP owes us, signed: opening + lines = closing, and a
+      day opens with what the day before closed with. A day without movements has
+      a file too.
+    - A line says gross, fee and net (gross - fee) in minor units, signed as the
+      balance moves. A charge or refund names the PSP's reference and, beside it,
+      our idempotency key, operation and order. Every line names the transfer in
+      which it reaches our bank; the transfer is a line itself, and is the sum of
+      the lines that name it.
+    - A movement is in one file only: in that of the first day that was not closed
+      when it came, where it happened before that day's cut-off.
+    - A correction is the whole file again, with the next revision.
+
+    An adapter may offer further formats, for example the bank's statement of
+    the transfers; GetCapabilities tells which.
+
+    Errors: NOT_FOUND / SETTLEMENT_NOT_READY (the day is not over: ask again after
+    the metadata's `ready_time`), NOT_FOUND / SETTLEMENT_FILE_NOT_FOUND (there is no
+    such file: a day before the first one, or a revision that was never made),
+    INVALID_ARGUMENT / UNSUPPORTED_FORMAT, INVALID_ARGUMENT / VALIDATION_FAILED. A
+    stream that ends otherwise than with OK has given a part of the file: fetch it
+    again.
     """
     GetCapabilities: _aio.UnaryUnaryMultiCallable[_psp_service_pb2.GetCapabilitiesRequest, _psp_service_pb2.GetCapabilitiesResponse]  # type: ignore[assignment]
     """Tells what the adapter can do. Changes nothing."""
@@ -113,6 +181,46 @@ class PspServiceServicer(metaclass=_abc_1.ABCMeta):
         """Tells what became of operations, by our own keys. Changes nothing. A key that
         the PSP never saw or has forgotten is `not_found`; after the key window
         that is no evidence that nothing was taken.
+        """
+
+    @_abc_1.abstractmethod
+    def GetSettlementFile(
+        self,
+        request: _psp_service_pb2.GetSettlementFileRequest,
+        context: _ServicerContext,
+    ) -> _typing.Union[_abc.Iterator[_psp_service_pb2.GetSettlementFileResponse], _abc.AsyncIterator[_psp_service_pb2.GetSettlementFileResponse]]:
+        """The file of one settlement day, in chunks. Made to be called again: a
+        revision of a day's file has the same bytes for ever, whenever and however
+        often it is asked for.
+
+        The adapter's own format is `paymesh.settlement.v1`, a CSV file; whatever the
+        PSP itself writes, its adapter writes this:
+        - UTF-8, RFC 4180, CR LF after every row. Cells are found by the header.
+        - One statement for each account and currency, in one or more pages: a row
+          OPENING (the balance before), a row LINE for each movement, a row CLOSING
+          (the balance after, and totals of the page's lines). A row END with the
+          number of rows before it ends the file: one without it was cut.
+        - Balances are what the PSP owes us, signed: opening + lines = closing, and a
+          day opens with what the day before closed with. A day without movements has
+          a file too.
+        - A line says gross, fee and net (gross - fee) in minor units, signed as the
+          balance moves. A charge or refund names the PSP's reference and, beside it,
+          our idempotency key, operation and order. Every line names the transfer in
+          which it reaches our bank; the transfer is a line itself, and is the sum of
+          the lines that name it.
+        - A movement is in one file only: in that of the first day that was not closed
+          when it came, where it happened before that day's cut-off.
+        - A correction is the whole file again, with the next revision.
+
+        An adapter may offer further formats, for example the bank's statement of
+        the transfers; GetCapabilities tells which.
+
+        Errors: NOT_FOUND / SETTLEMENT_NOT_READY (the day is not over: ask again after
+        the metadata's `ready_time`), NOT_FOUND / SETTLEMENT_FILE_NOT_FOUND (there is no
+        such file: a day before the first one, or a revision that was never made),
+        INVALID_ARGUMENT / UNSUPPORTED_FORMAT, INVALID_ARGUMENT / VALIDATION_FAILED. A
+        stream that ends otherwise than with OK has given a part of the file: fetch it
+        again.
         """
 
     @_abc_1.abstractmethod
