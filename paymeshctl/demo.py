@@ -1,4 +1,4 @@
-"""The verb `demo`: a mesh of its own, three checkouts through it, and the proof in the books."""
+"""The verb `demo`: a mesh of its own, three checkouts, the proof in the books, and the night."""
 
 from __future__ import annotations
 
@@ -21,9 +21,10 @@ from paymesh.wallet.v1 import wallet_service_pb2 as wallet_pb
 
 from mesh.embedded import EmbeddedPostgresError, default_data_dir
 from mesh.errors import MeshError
-from paymeshctl import render
+from paymeshctl import night, render
 from paymeshctl.client import Client, Target, new_request_id
 from paymeshctl.exits import CommandError, Exit, exit_code, reporting
+from paymeshctl.night import Night
 from paymeshctl.ports import HOST, free_port_base
 from paymeshctl.proof import Books, Story, problems, proof_lines, way_table
 from paymeshctl.supervisor import Mesh, MeshConfig, StartError
@@ -69,10 +70,10 @@ _CHECKOUTS = (
 def demo(
     *, as_json: Annotated[bool, typer.Option("--json", help="Print what happened as JSON.")] = False
 ) -> None:
-    """Start a mesh in a temporary folder, pay three times, show the way and prove the books.
+    """Start a mesh in a temporary folder, pay three times, prove the books, reconcile the day.
 
     Takes seconds and leaves nothing behind. Exits with 0 only if every payment ended as it
-    must and the books balance.
+    must, the books balance, and the PSP's file differs by what was seeded only.
     """
 
     def say(text: str) -> None:
@@ -93,6 +94,7 @@ def demo(
             with Client(target, caller="demo") as client:
                 stories = [_pay(client, checkout) for checkout in _CHECKOUTS]
                 books = _read_books(client, stories)
+                the_night = night.spend(client)
         except MeshError as error:
             logs = folder / "logs"
             raise CommandError(
@@ -100,8 +102,8 @@ def demo(
             ) from error
         finally:
             mesh.stop()
-        wrong = problems(stories, books)
-        show(stories, books, wrong, as_json=as_json)
+        wrong = problems(stories, books) + night.problems(the_night)
+        show(stories, books, the_night, wrong, as_json=as_json)
         if wrong:
             raise CommandError(
                 Exit.NOT_DONE, f"{'; '.join(wrong)}; the logs are in {folder / 'logs'}"
@@ -202,13 +204,17 @@ def _read_books(client: Client, stories: list[Story]) -> Books:
     )
 
 
-def show(stories: list[Story], books: Books, wrong: list[str], *, as_json: bool) -> None:
+def show(
+    stories: list[Story], books: Books, the_night: Night, wrong: list[str], *, as_json: bool
+) -> None:
     """Prints what happened and the proof. wrong: what is not as it must be."""
     if as_json:
         facts = {
             "payments": [render.to_json(story.payment) for story in stories],
             "wallets": [render.to_json(wallet) for wallet in books.wallets],
             "trial_balance": render.to_json(books.trial_balance),
+            "run": render.to_json(the_night.run),
+            "breaks": [render.to_json(one) for one in the_night.breaks],
             "problems": wrong,
         }
         typer.echo(json.dumps(facts, ensure_ascii=False))
@@ -218,5 +224,5 @@ def show(stories: list[Story], books: Books, wrong: list[str], *, as_json: bool)
         console.print(way_table(story))
     console.print(render.wallets_table(books.wallets))
     console.print(render.trial_balance_table(books.trial_balance.rows))
-    for line in proof_lines(stories, books):
+    for line in (*proof_lines(stories, books), "", *night.lines(the_night)):
         console.print(line)

@@ -381,6 +381,9 @@ def test_demo_proves_its_books_in_time() -> None:
         "sum, balanced",
         "debits",
         "captured",
+        "EXPLAINED",
+        "3 UNKNOWN_TO_US: 12.34 EUR",
+        "credit suspense 12.34 EUR",
     ):
         assert text in result.stdout
     assert "✗" not in result.stdout

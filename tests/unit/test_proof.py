@@ -13,6 +13,7 @@ from rich.console import Console
 
 from paymeshctl.demo import show
 from paymeshctl.proof import Books, Story, equations, problems, way_table
+from tests.support.nights import the_night
 
 ORDER = "0" * 32
 
@@ -117,8 +118,10 @@ def test_the_way_names_every_id(capsys: pytest.CaptureFixture[str]) -> None:
 
 
 def test_it_is_shown_as_json_too(capsys: pytest.CaptureFixture[str]) -> None:
-    show([story()], books(), ["a problem"], as_json=True)
+    show([story()], books(), the_night(), ["a problem"], as_json=True)
     facts = json.loads(capsys.readouterr().out)
     assert facts["problems"] == ["a problem"]
     assert facts["payments"][0]["payment_id"] == "1" * 32
     assert facts["trial_balance"]["rows"][0]["debit_minor"] == 1000
+    assert facts["run"]["state"] == "RUN_STATE_EXPLAINED"
+    assert [one["amount_minor"] for one in facts["breaks"]] == [1234]
