@@ -19,6 +19,7 @@ from mesh.status import from_rpc_error
 if TYPE_CHECKING:
     from paymesh.psp.v1.psp_service_pb2_grpc import PspServiceAsyncStub
 
+CAPABILITIES_DEADLINE_S = 5.0
 # A day of millions of lines is made and sent in it.
 FETCH_DEADLINE_S = 300.0
 
@@ -33,12 +34,19 @@ class AdapterFiles:
         self._stub = stub
 
     async def fetch(self, source: str, day: date) -> AsyncIterator[bytes]:
-        """The bytes of the newest file of the day. `source` is what the file is taken for.
+        """The bytes of the newest file of the day.
 
-        Errors: SETTLEMENT_FILE_MISSING (the adapter has none, or none yet); DEPENDENCY_DOWN.
+        Errors: SETTLEMENT_FILE_MISSING (the adapter has none, or none yet, or is not this
+        source's); DEPENDENCY_DOWN.
         """
         request = psp_pb.GetSettlementFileRequest(settlement_date=day.isoformat())
         try:
+            capabilities = await self._stub.GetCapabilities(
+                psp_pb.GetCapabilitiesRequest(), timeout=CAPABILITIES_DEADLINE_S
+            )
+            if capabilities.source != source:
+                # Another PSP's file must never be taken for this one's.
+                raise _missing(source, day, "it is another PSP's")
             async for part in self._stub.GetSettlementFile(request, timeout=FETCH_DEADLINE_S):
                 if part.WhichOneof("part") == "chunk":
                     yield part.chunk
@@ -74,10 +82,14 @@ async def fetch_missing(
 
 def _refused(error: MeshError, source: str, day: date) -> MeshError:
     if error.reason in _MISSING or error.code is Code.UNIMPLEMENTED:
-        return MeshError(
-            Reason.SETTLEMENT_FILE_MISSING,
-            f"no usable settlement file of {day} is there, and the PSP's adapter has none: "
-            f"{error.message}; ask again later, or ingest one",
-            {"source": source, "settlement_date": day.isoformat(), "adapter": error.reason.value},
-        )
+        return _missing(source, day, error.reason.value or "it serves no settlement files")
     return dependency_down("the PSP's adapter")
+
+
+def _missing(source: str, day: date, why: str) -> MeshError:
+    return MeshError(
+        Reason.SETTLEMENT_FILE_MISSING,
+        f"no usable settlement file of {day} is there, and the PSP's adapter has none ({why}); "
+        "ask again later, or ingest one",
+        {"source": source, "settlement_date": day.isoformat(), "adapter": why},
+    )
