@@ -9,7 +9,8 @@ What a day's file must hold:
   with what the day before closed with; opening + net of all lines = closing.
 - Every capture before the day's cut-off that is in no earlier file, once, in an order that
   never changes. What came too late is in the next day's file.
-- On a line that an operation of ours caused: its idempotency key, operation and order. On a
+- On a line that an operation of ours caused: its idempotency key, operation and order. (A key
+  that is not 32 lower-case hex digits is not the mesh's, and its cell is empty.) On a
   line about an earlier one (a refund, dispute, reversal): that one's psp_reference as
   related_psp_reference, and its order. On lines that nothing of ours caused: none of these.
 - transfer_reference on each line that a transfer to our bank pays, known or not paid yet; the

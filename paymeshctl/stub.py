@@ -17,6 +17,12 @@ from paymeshctl.exits import HELP, reporting
 
 app = typer.Typer(no_args_is_help=True, help="For tests and demos: what the PSP stub is to do.")
 
+_KINDS = [
+    value.name.removeprefix("STUB_FAULT_KIND_").lower().replace("_", "-")
+    for value in pb.StubFaultKind.DESCRIPTOR.values
+    if value.number
+]
+
 Day = Annotated[
     str | None, typer.Option("--date", metavar="YYYY-MM-DD", help="The settlement day.")
 ]
@@ -71,7 +77,7 @@ def resend_day(
 @app.command(epilog=f"Example: paymesh stub seed missing-line --count 2. {HELP}")
 def seed(
     kind: Annotated[
-        str, typer.Argument(metavar="KIND", help="What is to be wrong, e.g. amount-differs.")
+        str, typer.Argument(metavar="KIND", help=f"What is to be wrong: {', '.join(_KINDS)}.")
     ],
     *,
     count: Annotated[int, typer.Option(help="How often; 0 takes the order back.")] = 1,

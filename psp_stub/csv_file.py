@@ -4,11 +4,14 @@ from __future__ import annotations
 
 import csv
 import io
+import re
 from collections.abc import Mapping
 from datetime import datetime
 
 from mesh.settlement_file import COLUMNS, LINE_END, RECORD, Kind, Record
 from psp_stub.settlement import Line, Sent, Statement, transfer_reference
+
+_OUR_KEY = re.compile(r"[0-9a-f]{32}", re.ASCII)
 
 PAGE_LINES = 1_000
 """A statement has a page for each so many lines."""
@@ -112,7 +115,10 @@ class CsvStatement:
                 "psp_reference": line.psp_reference,
                 "related_psp_reference": line.related_psp_reference,
                 "transfer_reference": reference,
-                "idempotency_key": line.idempotency_key,
+                # Whoever charges past the mesh has keys of another form.
+                "idempotency_key": (
+                    line.idempotency_key if _OUR_KEY.fullmatch(line.idempotency_key) else ""
+                ),
                 "operation_id": line.operation_id,
                 "order_id": line.order_id,
                 "create_time": _utc(line.create_time),

@@ -132,19 +132,17 @@ class _Work:
     def carry_out(self, fault: Fault) -> None:
         """Does what was ordered, as often as the day's lines allow."""
         done = self._to_statement(fault)
-        if not done and fault.ordered:
+        if done is None:
             done = sum(1 for _ in zip(range(fault.ordered), self._one_by_one(fault), strict=False))
         self.applied[fault.kind, fault.currency_code] = done
 
-    def _to_statement(self, fault: Fault) -> int:
-        """1 if the fault is one of a whole file or statement."""
+    def _to_statement(self, fault: Fault) -> int | None:
+        """Does it if it is a fault of a whole file or statement; None: it is one of lines."""
         currency, amount = fault.currency_code, fault.amount_minor
-        if not fault.ordered:
-            return 0
         known = self.deviations.get(currency, Deviation())
         match fault.kind:
             case FaultKind.LATE_LINE:
-                return fault.ordered if fault.applied is None else fault.applied
+                return fault.applied or 0  # done when the day took its captures
             case FaultKind.FILE_MISSING:
                 self.is_missing = True
             case FaultKind.BANK_LINE_MISSING:
@@ -162,7 +160,7 @@ class _Work:
             case FaultKind.UNKNOWN_ACCOUNT:
                 known = known._replace(account=UNKNOWN_ACCOUNT)
             case _:
-                return 0
+                return None
         self.deviations[currency] = known
         return 1
 

@@ -5,6 +5,7 @@ from __future__ import annotations
 import asyncio
 
 import grpc
+import psycopg
 import pytest
 from paymesh.psp.v1 import psp_stub_control_service_pb2 as control_pb
 
@@ -138,6 +139,36 @@ async def test_a_caller_that_gives_up_does_not_undo_the_closing(url: str) -> Non
         closed = await stub.close()
     assert closed.closed_days == 0
     assert [one.captures for one in closed.day.statements] == [3_000]
+
+
+async def test_a_closing_that_is_cut_is_made_again_as_a_whole(
+    postgres_server: PostgresServer, url: str
+) -> None:
+    superuser = f"{postgres_server.admin_url.rpartition('/')[0]}/{url.rpartition('/')[2]}"
+    async with settling(url) as stub:
+        await stub.charge(*new_days(50))
+        with psycopg.connect(superuser) as holder:
+            # After the day's row was written, and before its lines are.
+            holder.execute("LOCK TABLE settlement_line IN SHARE MODE")
+            closing = asyncio.create_task(stub.close())
+            await eventually(lambda: cut_waiting(superuser) == 1)
+            assert rows(url, "settlement_day") == 0
+        closed = await closing
+        file = await stub.read(closed.day.settlement_date)
+    assert closed.closed_days == rows(url, "settlement_day") == 1
+    check_ties(file)
+    assert told_captures(file) == true_captures(url)
+
+
+def cut_waiting(superuser: str) -> int:
+    """Ends the connections that wait to write lines; how many there were."""
+    with psycopg.connect(superuser, autocommit=True) as connection:
+        return len(
+            connection.execute(
+                "SELECT pg_terminate_backend(pid) FROM pg_stat_activity"
+                " WHERE wait_event_type = 'Lock' AND datname = current_database()"
+            ).fetchall()
+        )
 
 
 async def test_a_closed_day_survives_restarts(url: str) -> None:

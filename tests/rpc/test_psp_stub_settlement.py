@@ -133,6 +133,18 @@ async def test_a_forgotten_key_is_two_lines(url: str) -> None:
     assert len({line.source_reference for line in lines}) == 2
 
 
+@pytest.mark.parametrize("key", ["kit-1", "A" * 32, "0" * 33, 'a,"b"\r\nEND', " ", "\u00e4" * 255])
+async def test_a_key_that_is_not_the_meshs_breaks_no_file(url: str, key: str) -> None:
+    ask = new_ask()._replace(idempotency_key=key)
+    async with settling(url) as stub:
+        await stub.charge(ask, new_ask())
+        file = await stub.read(await stub.close_today())
+    check_ties(file)
+    told = {one.operation_id: one.idempotency_key for one in file.of("EUR", "CHARGE")}
+    assert told[ask.operation_id] == ""
+    assert len(told) == 2
+
+
 async def test_an_empty_day_has_a_file(url: str) -> None:
     async with settling(url) as stub:
         first = await stub.close_today()

@@ -265,3 +265,5 @@ def test_a_kind_that_there_is_not_names_those_that_there_are(mesh: FakeMesh) -> 
 
 def test_the_verbs_say_that_they_are_for_tests(mesh: FakeMesh) -> None:
     assert "tests and demos" in mesh.run("--help").result(10).output
+    shown = "".join(mesh.run("stub", "seed", "--help").result(10).output.split())
+    assert "ambiguous-lines" in shown.replace("│", "")

@@ -287,7 +287,7 @@ class SeedFaultRequest(_message.Message):
     currency_code: _builtins.str
     """The statement to falsify, ISO 4217; EUR if empty."""
     amount_minor: _builtins.int
-    """By how much, or how much, in minor units, 1 to 10^12; 100 if absent (1 for
+    """By how much, or how much, in minor units, 1 to 10^11; 100 if absent (1 for
     CLOSING_DIFFERS). Refunds, disputes and reversals take what was charged.
     """
     def __init__(
