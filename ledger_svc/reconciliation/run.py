@@ -89,6 +89,8 @@ async def reconcile(database: Database, name: str, source: Source, day: date) ->
             found = await store_run.read_runs(connection, [run_id])
         return found[run_id]
 
+    # By itself: the locks that it takes must not be kept while the run goes on.
+    await database.read("ledger.analyze", store_run.analyze)
     run = await database.commit("ledger.reconcile", work)
     log.info(
         "reconciled",

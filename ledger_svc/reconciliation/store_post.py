@@ -171,8 +171,11 @@ WITH {DAY_LINE}, booked AS (
   SELECT e.currency, sum(CASE e.direction WHEN 1 THEN e.amount_minor ELSE -e.amount_minor END)
          AS amount
   FROM booked AS b
-  JOIN entry AS e ON e.journal_id = b.journal_id AND e.currency = b.currency
+  CROSS JOIN LATERAL (
+    SELECT * FROM entry WHERE entry.journal_id = b.journal_id OFFSET 0
+  ) AS e
   WHERE e.account_kind = {AccountKind.PSP_RECEIVABLE} AND e.source = :source
+    AND e.currency = b.currency
   GROUP BY e.currency
 ), line AS (
   SELECT currency, sum(amount_minor) AS amount FROM day_line GROUP BY currency

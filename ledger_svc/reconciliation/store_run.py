@@ -51,6 +51,11 @@ class Around(NamedTuple):
     last_day: date | None
 
 
+_ANALYZE = text("""
+ANALYZE (SKIP_LOCKED) journal, entry, settlement_file, statement, settlement_line,
+  settlement_match, settlement_booking
+""")
+
 _AROUND = text("""
 SELECT max(cut_off_time) FILTER (WHERE settlement_date < :day), max(settlement_date)
 FROM reconciliation_run WHERE source = :source
@@ -67,7 +72,7 @@ ORDER BY file_id
 
 # Nothing here looks at matches or breaks: a run must not change its own inputs.
 _INPUTS = text(f"""
-WITH {DAY_LINE}, capture AS (
+WITH {DAY_LINE}, capture AS MATERIALIZED (
   SELECT j.psp_reference, e.create_time
   FROM entry AS e JOIN journal AS j ON j.journal_id = e.journal_id AND j.kind = 1
   WHERE e.account_kind = 1 AND e.owner_id = '' AND e.source = :source AND e.direction = 1
@@ -207,6 +212,11 @@ _LIST_BREAKS_OF_RUN = text(f"""
 JOIN run_finding AS n ON n.run_id = :run_id AND n.subject_id = b.break_id AND n.class > 0
 WHERE {_BREAK_FILTER}
 """)
+
+
+async def analyze(connection: AsyncConnection) -> None:
+    """Lets the planner know what came since autovacuum was here."""
+    await connection.execute(_ANALYZE)
 
 
 async def read_around(connection: AsyncConnection, source: str, day: date) -> Around:
