@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Mapping
 from functools import partial
 
 from paymesh.ledger.v1 import ledger_posting_service_pb2, ledger_service_pb2
@@ -16,6 +17,7 @@ from paymesh.reconciliation.v1.reconciliation_service_pb2_grpc import (
 
 from ledger_svc import operations
 from ledger_svc.config import Settings
+from ledger_svc.reconciliation.run import SettlementFiles
 from ledger_svc.reconciliation.servicer import ReconciliationServicer
 from ledger_svc.servicer import LedgerPostingServicer, LedgerServicer, LedgerWriter
 from mesh import server as mesh_server
@@ -36,8 +38,15 @@ RECONCILIATION_PATIENCE_MS = 600_000
 RECONCILIATION_CONNECTIONS = 2
 
 
-def wire(settings: Settings, database: Database) -> tuple[Server, Background]:
-    """The server, and what has to run beside it."""
+def wire(
+    settings: Settings,
+    database: Database,
+    adapters: Mapping[str, SettlementFiles] | None = None,
+) -> tuple[Server, Background]:
+    """The server, and what has to run beside it.
+
+    adapters: source → where its settlement files are fetched from.
+    """
     writer = LedgerWriter(
         NAME, partial(operations.post_events, database), max_items=MAX_CALLS_PER_COMMIT
     )
@@ -57,7 +66,8 @@ def wire(settings: Settings, database: Database) -> tuple[Server, Background]:
         patience_ms=RECONCILIATION_PATIENCE_MS,
     )
     add_ReconciliationServiceServicer_to_server(
-        ReconciliationServicer(patient, settings.sources, settings.max_file_bytes), server.grpc
+        ReconciliationServicer(patient, settings.sources, settings.max_file_bytes, adapters or {}),
+        server.grpc,
     )
     server.add(
         reconciliation_service_pb2.DESCRIPTOR.services_by_name["ReconciliationService"].full_name

@@ -30,10 +30,10 @@ NEAR_BUSINESS_DAYS = 3
 
 
 class SettlementFiles(Protocol):
-    """Where a day's file can be fetched from."""
+    """Where the files of one source can be fetched from: its PSP adapter."""
 
-    def fetch(self, source: str, day: date) -> AsyncIterator[bytes]:
-        """The bytes of the file. Errors: MeshError."""
+    def fetch(self, day: date) -> AsyncIterator[bytes]:
+        """The bytes of the day's newest file. Errors: MeshError."""
         ...
 
 

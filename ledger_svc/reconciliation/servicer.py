@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import AsyncIterator
+from collections.abc import AsyncIterator, Mapping
 from datetime import UTC, date, datetime
 from typing import Any
 from uuid import UUID
@@ -18,11 +18,13 @@ from ledger_svc.reconciliation.domain import (
     Break,
     BreakFilter,
     Delivery,
+    FileState,
     FoundLine,
     Run,
     StoredFile,
     StoredStatement,
 )
+from ledger_svc.reconciliation.run import SettlementFiles
 from ledger_svc.reconciliation.sources import Source, Sources
 from mesh import ids, paging
 from mesh.clock import timestamp
@@ -41,10 +43,18 @@ _NO_TIME = datetime(1970, 1, 1, tzinfo=UTC)
 class ReconciliationServicer(pb_grpc.ReconciliationServiceServicer):
     """Files in, what they say, and what the ledger has to say to it."""
 
-    def __init__(self, database: Database, sources: Sources, max_file_bytes: int) -> None:
+    def __init__(
+        self,
+        database: Database,
+        sources: Sources,
+        max_file_bytes: int,
+        adapters: Mapping[str, SettlementFiles],
+    ) -> None:
+        """`adapters`: source → where its files are fetched from, if they have not come."""
         self._database = database
         self._sources = sources
         self._max_file_bytes = max_file_bytes
+        self._adapters = adapters
 
     async def IngestSettlementFile(
         self, request_iterator: AsyncIterator[pb.IngestSettlementFileRequest], context: Context
@@ -126,10 +136,27 @@ class ReconciliationServicer(pb_grpc.ReconciliationServiceServicer):
             raise MeshError(
                 Reason.WRONG_STATE, "the reconciliation of a bank's days is not built yet"
             )
+        await self._fetch(request.source, source, day)
         for late in await run.late_days(self._database, request.source, day):
             await run.reconcile(self._database, request.source, source, late)
         done = await run.reconcile(self._database, request.source, source, day)
         return pb.ReconcileResponse(run=_run(done))
+
+    async def _fetch(self, name: str, source: Source, day: date) -> None:
+        """Sees to it that a file of the day is there, if it can be had."""
+        adapter = self._adapters.get(name)
+        if adapter is None or await run.has_files(self._database, name, day):
+            return
+        told = Delivery(name, f"{name}-{day}", "", day, b"", 0)
+        stored = await files.fetch(
+            self._database, told, source, adapter.fetch(day), self._max_file_bytes
+        )
+        if stored.state is not FileState.INGESTED:
+            raise MeshError(
+                Reason.SETTLEMENT_FILE_MISSING,
+                f"the adapter's file of {day} can't be used: {stored.state.name}",
+                {"file_id": stored.file_id.hex, "problem": stored.problem},
+            )
 
     async def GetRun(self, request: pb.GetRunRequest, context: Context) -> pb.GetRunResponse:
         return pb.GetRunResponse(

@@ -62,7 +62,8 @@ class ReconciliationServiceStub:
     Reconcile: _grpc.UnaryUnaryMultiCallable[_reconciliation_service_pb2.ReconcileRequest, _reconciliation_service_pb2.ReconcileResponse]
     """Reconciles a day of a source: matches its lines with the ledger's captures,
     finds and classifies what differs, and posts what may be posted by itself. The
-    call for cron. Days whose lines waited for a capture that came are reconciled
+    call for cron. A file that has not come is fetched from the source's adapter,
+    if the service knows one. Days whose lines waited for a capture that came are reconciled
     again first.
 
     Idempotent: with unchanged inputs (files, ledger, settings) it is the same run
@@ -70,7 +71,8 @@ class ReconciliationServiceStub:
     version of the day, which reverses what it no longer wants.
 
     Errors: INVALID_ARGUMENT / VALIDATION_FAILED; NOT_FOUND / SOURCE_NOT_FOUND;
-    FAILED_PRECONDITION / SETTLEMENT_FILE_MISSING (ingest one first), WRONG_STATE
+    FAILED_PRECONDITION / SETTLEMENT_FILE_MISSING (none came that can be used, and
+    none can be fetched: ingest one first), WRONG_STATE
     (the source is a bank: that is not built yet); UNAVAILABLE / DEPENDENCY_DOWN;
     ABORTED / OUTCOME_UNKNOWN. After the last two call again.
     """
@@ -134,7 +136,8 @@ class ReconciliationServiceAsyncStub(ReconciliationServiceStub):
     Reconcile: _aio.UnaryUnaryMultiCallable[_reconciliation_service_pb2.ReconcileRequest, _reconciliation_service_pb2.ReconcileResponse]  # type: ignore[assignment]
     """Reconciles a day of a source: matches its lines with the ledger's captures,
     finds and classifies what differs, and posts what may be posted by itself. The
-    call for cron. Days whose lines waited for a capture that came are reconciled
+    call for cron. A file that has not come is fetched from the source's adapter,
+    if the service knows one. Days whose lines waited for a capture that came are reconciled
     again first.
 
     Idempotent: with unchanged inputs (files, ledger, settings) it is the same run
@@ -142,7 +145,8 @@ class ReconciliationServiceAsyncStub(ReconciliationServiceStub):
     version of the day, which reverses what it no longer wants.
 
     Errors: INVALID_ARGUMENT / VALIDATION_FAILED; NOT_FOUND / SOURCE_NOT_FOUND;
-    FAILED_PRECONDITION / SETTLEMENT_FILE_MISSING (ingest one first), WRONG_STATE
+    FAILED_PRECONDITION / SETTLEMENT_FILE_MISSING (none came that can be used, and
+    none can be fetched: ingest one first), WRONG_STATE
     (the source is a bank: that is not built yet); UNAVAILABLE / DEPENDENCY_DOWN;
     ABORTED / OUTCOME_UNKNOWN. After the last two call again.
     """
@@ -227,7 +231,8 @@ class ReconciliationServiceServicer(metaclass=_abc_1.ABCMeta):
     ) -> _typing.Union[_reconciliation_service_pb2.ReconcileResponse, _abc.Awaitable[_reconciliation_service_pb2.ReconcileResponse]]:
         """Reconciles a day of a source: matches its lines with the ledger's captures,
         finds and classifies what differs, and posts what may be posted by itself. The
-        call for cron. Days whose lines waited for a capture that came are reconciled
+        call for cron. A file that has not come is fetched from the source's adapter,
+        if the service knows one. Days whose lines waited for a capture that came are reconciled
         again first.
 
         Idempotent: with unchanged inputs (files, ledger, settings) it is the same run
@@ -235,7 +240,8 @@ class ReconciliationServiceServicer(metaclass=_abc_1.ABCMeta):
         version of the day, which reverses what it no longer wants.
 
         Errors: INVALID_ARGUMENT / VALIDATION_FAILED; NOT_FOUND / SOURCE_NOT_FOUND;
-        FAILED_PRECONDITION / SETTLEMENT_FILE_MISSING (ingest one first), WRONG_STATE
+        FAILED_PRECONDITION / SETTLEMENT_FILE_MISSING (none came that can be used, and
+        none can be fetched: ingest one first), WRONG_STATE
         (the source is a bank: that is not built yet); UNAVAILABLE / DEPENDENCY_DOWN;
         ABORTED / OUTCOME_UNKNOWN. After the last two call again.
         """
