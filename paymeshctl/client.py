@@ -198,6 +198,18 @@ class Client:
         """Reads one page of breaks."""
         return self._call(self._reconciliation().ListBreaks, request)
 
+    def resolve_break(
+        self, request: reconciliation_pb.ResolveBreakRequest
+    ) -> reconciliation_pb.ResolveBreakResponse:
+        """Resolves a break; may be repeated with the same request."""
+        return self._call(self._reconciliation().ResolveBreak, request, RECONCILIATION_TIMEOUT_S)
+
+    def close_day(
+        self, request: reconciliation_pb.CloseDayRequest
+    ) -> reconciliation_pb.CloseDayResponse:
+        """Closes a day; may be repeated with the same request."""
+        return self._call(self._reconciliation().CloseDay, request, RECONCILIATION_TIMEOUT_S)
+
     def _payment(self) -> PaymentServiceStub:
         return PaymentServiceStub(self._channel("payment"))
 

@@ -81,6 +81,7 @@ async def reconcile(database: Database, name: str, source: Source, day: date) ->
             str(inputs.captures),
             str(inputs.met),
             str(inputs.nameless),
+            str(inputs.decisions),
             source.model_dump_json(),
         )
         found = await store_run.read_runs(connection, [run_id])

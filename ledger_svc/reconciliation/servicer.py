@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import re
 from collections.abc import AsyncIterator, Mapping
 from datetime import UTC, date, datetime
 from typing import Any
@@ -13,13 +14,16 @@ from paymesh.ledger.v1 import ledger_service_pb2 as ledger_pb
 from paymesh.reconciliation.v1 import reconciliation_service_pb2 as pb
 from paymesh.reconciliation.v1 import reconciliation_service_pb2_grpc as pb_grpc
 
-from ledger_svc.reconciliation import files, run
+from ledger_svc.reconciliation import decide, files, run
 from ledger_svc.reconciliation.domain import (
     Break,
     BreakFilter,
+    Close,
+    Decision,
     Delivery,
     FileState,
     FoundLine,
+    Resolution,
     Run,
     StoredFile,
     StoredStatement,
@@ -35,6 +39,10 @@ from mesh.validation import check
 Context = grpc.aio.ServicerContext[Any, Any]
 
 MAX_FOUND_LINES = 2_000
+
+CALLER_KEY = "paymesh-caller"
+DEFAULT_CALLER = "default"
+_CALLER = re.compile(r"[a-z0-9][a-z0-9_.-]{0,62}")
 
 # Statements have numbers, and no times: a page's position carries the number as an id.
 _NO_TIME = datetime(1970, 1, 1, tzinfo=UTC)
@@ -195,6 +203,42 @@ class ReconciliationServicer(pb_grpc.ReconciliationServiceServicer):
             token = paging.encode_token(request, paging.Position(last.create_time, last.break_id))
         return pb.ListBreaksResponse(breaks=page, next_page_token=token)
 
+    async def ResolveBreak(
+        self, request: pb.ResolveBreakRequest, context: Context
+    ) -> pb.ResolveBreakResponse:
+        decision = Decision(
+            _caller(context),
+            request.request_id,
+            ids.parse(request.break_id),
+            Resolution(request.resolution),
+            request.actor,
+            request.note,
+        )
+        resolved = await decide.resolve(self._database, self._sources, decision)
+        return pb.ResolveBreakResponse(resolved_break=_break(resolved))
+
+    async def CloseDay(self, request: pb.CloseDayRequest, context: Context) -> pb.CloseDayResponse:
+        day = _day(request.settlement_date, "settlement_date")
+        files.source_of(self._sources, request.source)
+        close = Close(_caller(context), request.request_id, request.source, day, request.actor)
+        return pb.CloseDayResponse(run=_run(await decide.close_day(self._database, close)))
+
+
+def _caller(context: Context) -> str:
+    """The configured name of the caller: the metadata entry, else `default`."""
+    for key, value in context.invocation_metadata() or ():
+        if key == CALLER_KEY:
+            if not isinstance(value, str) or not _CALLER.fullmatch(value):
+                raise validation_failed(
+                    Violation(
+                        f"metadata.{CALLER_KEY}",
+                        "must be 1 to 63 of a-z, 0-9, '_', '.', '-', and start with a letter "
+                        "or digit",
+                    )
+                )
+            return value
+    return DEFAULT_CALLER
+
 
 def _day(text: str, field: str) -> date:
     try:
@@ -299,6 +343,8 @@ def _run(found: Run) -> pb.Run:
         file_ids=[file_id.hex for file_id in found.files],
         cut_off_time=timestamp(found.cut_off_time),
         create_time=timestamp(found.create_time),
+        close_time=None if found.close_time is None else timestamp(found.close_time),
+        close_actor=found.close_actor,
     )
 
 

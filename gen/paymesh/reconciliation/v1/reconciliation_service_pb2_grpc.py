@@ -70,6 +70,16 @@ class ReconciliationServiceStub:
                 request_serializer=paymesh_dot_reconciliation_dot_v1_dot_reconciliation__service__pb2.ListBreaksRequest.SerializeToString,
                 response_deserializer=paymesh_dot_reconciliation_dot_v1_dot_reconciliation__service__pb2.ListBreaksResponse.FromString,
                 _registered_method=True)
+        self.ResolveBreak = channel.unary_unary(
+                '/paymesh.reconciliation.v1.ReconciliationService/ResolveBreak',
+                request_serializer=paymesh_dot_reconciliation_dot_v1_dot_reconciliation__service__pb2.ResolveBreakRequest.SerializeToString,
+                response_deserializer=paymesh_dot_reconciliation_dot_v1_dot_reconciliation__service__pb2.ResolveBreakResponse.FromString,
+                _registered_method=True)
+        self.CloseDay = channel.unary_unary(
+                '/paymesh.reconciliation.v1.ReconciliationService/CloseDay',
+                request_serializer=paymesh_dot_reconciliation_dot_v1_dot_reconciliation__service__pb2.CloseDayRequest.SerializeToString,
+                response_deserializer=paymesh_dot_reconciliation_dot_v1_dot_reconciliation__service__pb2.CloseDayResponse.FromString,
+                _registered_method=True)
         self.FindSettlementLines = channel.unary_unary(
                 '/paymesh.reconciliation.v1.ReconciliationService/FindSettlementLines',
                 request_serializer=paymesh_dot_reconciliation_dot_v1_dot_reconciliation__service__pb2.FindSettlementLinesRequest.SerializeToString,
@@ -171,6 +181,34 @@ class ReconciliationServiceServicer:
         context.set_details('Method not implemented!')
         raise NotImplementedError('Method not implemented!')
 
+    def ResolveBreak(self, request, context):
+        """Resolves a break, by an operator: it is settled as it stands, or its proposal is
+        posted. Its day is reconciled again, so that the answer is what became of it.
+
+        Idempotent on request_id, scoped to the caller. Errors: INVALID_ARGUMENT /
+        VALIDATION_FAILED; NOT_FOUND / BREAK_NOT_FOUND; ALREADY_EXISTS /
+        REQUEST_ID_REUSED (the differing fields in metadata); FAILED_PRECONDITION /
+        WRONG_STATE (the break is no longer there, or has nothing to post); UNAVAILABLE /
+        DEPENDENCY_DOWN; ABORTED / OUTCOME_UNKNOWN: call again.
+        """
+        context.set_code(grpc.StatusCode.UNIMPLEMENTED)
+        context.set_details('Method not implemented!')
+        raise NotImplementedError('Method not implemented!')
+
+    def CloseDay(self, request, context):
+        """Closes a day whose latest run is BALANCED or EXPLAINED and of which no break of
+        a line waits for an operator. A later version of the day reopens it.
+
+        Idempotent on request_id, scoped to the caller; a day that is closed stays so.
+        Errors: INVALID_ARGUMENT / VALIDATION_FAILED; NOT_FOUND / SOURCE_NOT_FOUND,
+        RUN_NOT_FOUND (the day was never reconciled); ALREADY_EXISTS /
+        REQUEST_ID_REUSED; FAILED_PRECONDITION / WRONG_STATE; UNAVAILABLE /
+        DEPENDENCY_DOWN; ABORTED / OUTCOME_UNKNOWN: call again.
+        """
+        context.set_code(grpc.StatusCode.UNIMPLEMENTED)
+        context.set_details('Method not implemented!')
+        raise NotImplementedError('Method not implemented!')
+
     def FindSettlementLines(self, request, context):
         """Finds the lines that name a PSP reference or an operation of ours, in current
         statements only: evidence for what became of an operation. Changes nothing.
@@ -218,6 +256,16 @@ def add_ReconciliationServiceServicer_to_server(servicer, server):
                     servicer.ListBreaks,
                     request_deserializer=paymesh_dot_reconciliation_dot_v1_dot_reconciliation__service__pb2.ListBreaksRequest.FromString,
                     response_serializer=paymesh_dot_reconciliation_dot_v1_dot_reconciliation__service__pb2.ListBreaksResponse.SerializeToString,
+            ),
+            'ResolveBreak': grpc.unary_unary_rpc_method_handler(
+                    servicer.ResolveBreak,
+                    request_deserializer=paymesh_dot_reconciliation_dot_v1_dot_reconciliation__service__pb2.ResolveBreakRequest.FromString,
+                    response_serializer=paymesh_dot_reconciliation_dot_v1_dot_reconciliation__service__pb2.ResolveBreakResponse.SerializeToString,
+            ),
+            'CloseDay': grpc.unary_unary_rpc_method_handler(
+                    servicer.CloseDay,
+                    request_deserializer=paymesh_dot_reconciliation_dot_v1_dot_reconciliation__service__pb2.CloseDayRequest.FromString,
+                    response_serializer=paymesh_dot_reconciliation_dot_v1_dot_reconciliation__service__pb2.CloseDayResponse.SerializeToString,
             ),
             'FindSettlementLines': grpc.unary_unary_rpc_method_handler(
                     servicer.FindSettlementLines,
@@ -415,6 +463,60 @@ class ReconciliationService:
             '/paymesh.reconciliation.v1.ReconciliationService/ListBreaks',
             paymesh_dot_reconciliation_dot_v1_dot_reconciliation__service__pb2.ListBreaksRequest.SerializeToString,
             paymesh_dot_reconciliation_dot_v1_dot_reconciliation__service__pb2.ListBreaksResponse.FromString,
+            options,
+            channel_credentials,
+            insecure,
+            call_credentials,
+            compression,
+            wait_for_ready,
+            timeout,
+            metadata,
+            _registered_method=True)
+
+    @staticmethod
+    def ResolveBreak(request,
+            target,
+            options=(),
+            channel_credentials=None,
+            call_credentials=None,
+            insecure=False,
+            compression=None,
+            wait_for_ready=None,
+            timeout=None,
+            metadata=None):
+        return grpc.experimental.unary_unary(
+            request,
+            target,
+            '/paymesh.reconciliation.v1.ReconciliationService/ResolveBreak',
+            paymesh_dot_reconciliation_dot_v1_dot_reconciliation__service__pb2.ResolveBreakRequest.SerializeToString,
+            paymesh_dot_reconciliation_dot_v1_dot_reconciliation__service__pb2.ResolveBreakResponse.FromString,
+            options,
+            channel_credentials,
+            insecure,
+            call_credentials,
+            compression,
+            wait_for_ready,
+            timeout,
+            metadata,
+            _registered_method=True)
+
+    @staticmethod
+    def CloseDay(request,
+            target,
+            options=(),
+            channel_credentials=None,
+            call_credentials=None,
+            insecure=False,
+            compression=None,
+            wait_for_ready=None,
+            timeout=None,
+            metadata=None):
+        return grpc.experimental.unary_unary(
+            request,
+            target,
+            '/paymesh.reconciliation.v1.ReconciliationService/CloseDay',
+            paymesh_dot_reconciliation_dot_v1_dot_reconciliation__service__pb2.CloseDayRequest.SerializeToString,
+            paymesh_dot_reconciliation_dot_v1_dot_reconciliation__service__pb2.CloseDayResponse.FromString,
             options,
             channel_credentials,
             insecure,

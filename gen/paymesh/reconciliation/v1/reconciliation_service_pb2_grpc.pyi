@@ -95,6 +95,26 @@ class ReconciliationServiceStub:
     Errors: INVALID_ARGUMENT / VALIDATION_FAILED (also for a page_token from
     another list); NOT_FOUND / RUN_NOT_FOUND; UNAVAILABLE / DEPENDENCY_DOWN.
     """
+    ResolveBreak: _grpc.UnaryUnaryMultiCallable[_reconciliation_service_pb2.ResolveBreakRequest, _reconciliation_service_pb2.ResolveBreakResponse]
+    """Resolves a break, by an operator: it is settled as it stands, or its proposal is
+    posted. Its day is reconciled again, so that the answer is what became of it.
+
+    Idempotent on request_id, scoped to the caller. Errors: INVALID_ARGUMENT /
+    VALIDATION_FAILED; NOT_FOUND / BREAK_NOT_FOUND; ALREADY_EXISTS /
+    REQUEST_ID_REUSED (the differing fields in metadata); FAILED_PRECONDITION /
+    WRONG_STATE (the break is no longer there, or has nothing to post); UNAVAILABLE /
+    DEPENDENCY_DOWN; ABORTED / OUTCOME_UNKNOWN: call again.
+    """
+    CloseDay: _grpc.UnaryUnaryMultiCallable[_reconciliation_service_pb2.CloseDayRequest, _reconciliation_service_pb2.CloseDayResponse]
+    """Closes a day whose latest run is BALANCED or EXPLAINED and of which no break of
+    a line waits for an operator. A later version of the day reopens it.
+
+    Idempotent on request_id, scoped to the caller; a day that is closed stays so.
+    Errors: INVALID_ARGUMENT / VALIDATION_FAILED; NOT_FOUND / SOURCE_NOT_FOUND,
+    RUN_NOT_FOUND (the day was never reconciled); ALREADY_EXISTS /
+    REQUEST_ID_REUSED; FAILED_PRECONDITION / WRONG_STATE; UNAVAILABLE /
+    DEPENDENCY_DOWN; ABORTED / OUTCOME_UNKNOWN: call again.
+    """
     FindSettlementLines: _grpc.UnaryUnaryMultiCallable[_reconciliation_service_pb2.FindSettlementLinesRequest, _reconciliation_service_pb2.FindSettlementLinesResponse]
     """Finds the lines that name a PSP reference or an operation of ours, in current
     statements only: evidence for what became of an operation. Changes nothing.
@@ -168,6 +188,26 @@ class ReconciliationServiceAsyncStub(ReconciliationServiceStub):
 
     Errors: INVALID_ARGUMENT / VALIDATION_FAILED (also for a page_token from
     another list); NOT_FOUND / RUN_NOT_FOUND; UNAVAILABLE / DEPENDENCY_DOWN.
+    """
+    ResolveBreak: _aio.UnaryUnaryMultiCallable[_reconciliation_service_pb2.ResolveBreakRequest, _reconciliation_service_pb2.ResolveBreakResponse]  # type: ignore[assignment]
+    """Resolves a break, by an operator: it is settled as it stands, or its proposal is
+    posted. Its day is reconciled again, so that the answer is what became of it.
+
+    Idempotent on request_id, scoped to the caller. Errors: INVALID_ARGUMENT /
+    VALIDATION_FAILED; NOT_FOUND / BREAK_NOT_FOUND; ALREADY_EXISTS /
+    REQUEST_ID_REUSED (the differing fields in metadata); FAILED_PRECONDITION /
+    WRONG_STATE (the break is no longer there, or has nothing to post); UNAVAILABLE /
+    DEPENDENCY_DOWN; ABORTED / OUTCOME_UNKNOWN: call again.
+    """
+    CloseDay: _aio.UnaryUnaryMultiCallable[_reconciliation_service_pb2.CloseDayRequest, _reconciliation_service_pb2.CloseDayResponse]  # type: ignore[assignment]
+    """Closes a day whose latest run is BALANCED or EXPLAINED and of which no break of
+    a line waits for an operator. A later version of the day reopens it.
+
+    Idempotent on request_id, scoped to the caller; a day that is closed stays so.
+    Errors: INVALID_ARGUMENT / VALIDATION_FAILED; NOT_FOUND / SOURCE_NOT_FOUND,
+    RUN_NOT_FOUND (the day was never reconciled); ALREADY_EXISTS /
+    REQUEST_ID_REUSED; FAILED_PRECONDITION / WRONG_STATE; UNAVAILABLE /
+    DEPENDENCY_DOWN; ABORTED / OUTCOME_UNKNOWN: call again.
     """
     FindSettlementLines: _aio.UnaryUnaryMultiCallable[_reconciliation_service_pb2.FindSettlementLinesRequest, _reconciliation_service_pb2.FindSettlementLinesResponse]  # type: ignore[assignment]
     """Finds the lines that name a PSP reference or an operation of ours, in current
@@ -281,6 +321,38 @@ class ReconciliationServiceServicer(metaclass=_abc_1.ABCMeta):
 
         Errors: INVALID_ARGUMENT / VALIDATION_FAILED (also for a page_token from
         another list); NOT_FOUND / RUN_NOT_FOUND; UNAVAILABLE / DEPENDENCY_DOWN.
+        """
+
+    @_abc_1.abstractmethod
+    def ResolveBreak(
+        self,
+        request: _reconciliation_service_pb2.ResolveBreakRequest,
+        context: _ServicerContext,
+    ) -> _typing.Union[_reconciliation_service_pb2.ResolveBreakResponse, _abc.Awaitable[_reconciliation_service_pb2.ResolveBreakResponse]]:
+        """Resolves a break, by an operator: it is settled as it stands, or its proposal is
+        posted. Its day is reconciled again, so that the answer is what became of it.
+
+        Idempotent on request_id, scoped to the caller. Errors: INVALID_ARGUMENT /
+        VALIDATION_FAILED; NOT_FOUND / BREAK_NOT_FOUND; ALREADY_EXISTS /
+        REQUEST_ID_REUSED (the differing fields in metadata); FAILED_PRECONDITION /
+        WRONG_STATE (the break is no longer there, or has nothing to post); UNAVAILABLE /
+        DEPENDENCY_DOWN; ABORTED / OUTCOME_UNKNOWN: call again.
+        """
+
+    @_abc_1.abstractmethod
+    def CloseDay(
+        self,
+        request: _reconciliation_service_pb2.CloseDayRequest,
+        context: _ServicerContext,
+    ) -> _typing.Union[_reconciliation_service_pb2.CloseDayResponse, _abc.Awaitable[_reconciliation_service_pb2.CloseDayResponse]]:
+        """Closes a day whose latest run is BALANCED or EXPLAINED and of which no break of
+        a line waits for an operator. A later version of the day reopens it.
+
+        Idempotent on request_id, scoped to the caller; a day that is closed stays so.
+        Errors: INVALID_ARGUMENT / VALIDATION_FAILED; NOT_FOUND / SOURCE_NOT_FOUND,
+        RUN_NOT_FOUND (the day was never reconciled); ALREADY_EXISTS /
+        REQUEST_ID_REUSED; FAILED_PRECONDITION / WRONG_STATE; UNAVAILABLE /
+        DEPENDENCY_DOWN; ABORTED / OUTCOME_UNKNOWN: call again.
         """
 
     @_abc_1.abstractmethod
