@@ -2,7 +2,9 @@
 
 from __future__ import annotations
 
+from collections.abc import Mapping
 from functools import partial
+from typing import TYPE_CHECKING
 
 from paymesh.ledger.v1 import ledger_posting_service_pb2, ledger_service_pb2
 from paymesh.ledger.v1.ledger_posting_service_pb2_grpc import (
@@ -18,6 +20,7 @@ from paymesh.reconciliation.v1.reconciliation_service_pb2_grpc import (
 from ledger_svc import operations
 from ledger_svc.config import Settings
 from ledger_svc.reconciliation.fetching import AdapterFiles
+from ledger_svc.reconciliation.run import SettlementFiles
 from ledger_svc.reconciliation.servicer import ReconciliationServicer
 from ledger_svc.servicer import LedgerPostingServicer, LedgerServicer, LedgerWriter
 from mesh import server as mesh_server
@@ -27,6 +30,9 @@ from mesh.db import Database
 from mesh.server import Background, Server
 from mesh.start import require_database
 from mesh.status_service import serve_status
+
+if TYPE_CHECKING:
+    from paymesh.psp.v1.psp_service_pb2_grpc import PspServiceAsyncStub
 
 NAME = "ledger_svc"
 
@@ -40,8 +46,15 @@ RECONCILIATION_PATIENCE_MS = 600_000
 RECONCILIATION_CONNECTIONS = 2
 
 
-def wire(settings: Settings, database: Database) -> tuple[Server, Background]:
-    """The server, and what has to run beside it."""
+def wire(
+    settings: Settings,
+    database: Database,
+    adapters: Mapping[str, SettlementFiles] | None = None,
+) -> tuple[Server, Background]:
+    """The server, and what has to run beside it.
+
+    adapters: source → where its settlement files are fetched from; None: from the setting.
+    """
     writer = LedgerWriter(
         NAME, partial(operations.post_events, database), max_items=MAX_CALLS_PER_COMMIT
     )
@@ -62,9 +75,10 @@ def wire(settings: Settings, database: Database) -> tuple[Server, Background]:
         patience_ms=RECONCILIATION_PATIENCE_MS,
     )
     to_psp = open_channel(settings.psp_target) if settings.psp_target else None
-    adapter = None if to_psp is None else AdapterFiles(PspServiceStub(to_psp))
+    if adapters is None:
+        adapters = {} if to_psp is None else _adapters(settings, PspServiceStub(to_psp))
     add_ReconciliationServiceServicer_to_server(
-        ReconciliationServicer(patient, settings.sources, settings.max_file_bytes, adapter),
+        ReconciliationServicer(patient, settings.sources, settings.max_file_bytes, adapters),
         server.grpc,
     )
     server.add(
@@ -82,6 +96,15 @@ def wire(settings: Settings, database: Database) -> tuple[Server, Background]:
                 await to_psp.close()
 
     return server, run
+
+
+def _adapters(settings: Settings, stub: PspServiceAsyncStub) -> Mapping[str, SettlementFiles]:
+    """The one adapter, for each PSP that it may be; it tells itself which one it is."""
+    return {
+        name: AdapterFiles(stub, name)
+        for name, source in settings.sources.items()
+        if source.kind == "psp"
+    }
 
 
 async def serve(settings: Settings) -> None:

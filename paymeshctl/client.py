@@ -235,7 +235,7 @@ class Client:
         except grpc.RpcError as error:
             raise from_rpc_error(error) from error
 
-    def close_day(self, request: stub_pb.CloseDayRequest) -> stub_pb.CloseDayResponse:
+    def close_stub_day(self, request: stub_pb.CloseDayRequest) -> stub_pb.CloseDayResponse:
         """Closes a settlement day of the PSP stub; may be repeated."""
         return self._call(self._stub_control().CloseDay, request, SETTLEMENT_TIMEOUT_S)
 
@@ -249,6 +249,18 @@ class Client:
 
     def _stub_control(self) -> PspStubControlServiceStub:
         return PspStubControlServiceStub(self._channel("psp_stub"))
+
+    def resolve_break(
+        self, request: reconciliation_pb.ResolveBreakRequest
+    ) -> reconciliation_pb.ResolveBreakResponse:
+        """Resolves a break; may be repeated with the same request."""
+        return self._call(self._reconciliation().ResolveBreak, request, RECONCILIATION_TIMEOUT_S)
+
+    def close_day(
+        self, request: reconciliation_pb.CloseDayRequest
+    ) -> reconciliation_pb.CloseDayResponse:
+        """Closes a day; may be repeated with the same request."""
+        return self._call(self._reconciliation().CloseDay, request, RECONCILIATION_TIMEOUT_S)
 
     def _payment(self) -> PaymentServiceStub:
         return PaymentServiceStub(self._channel("payment"))

@@ -38,7 +38,7 @@ def spend(client: Client) -> Night:
             amount_minor=SEEDED_MINOR,
         )
     )
-    day = client.close_day(stub_pb.CloseDayRequest()).day.settlement_date
+    day = client.close_stub_day(stub_pb.CloseDayRequest()).day.settlement_date
     run = client.reconcile(pb.ReconcileRequest(settlement_date=day, source=SOURCE)).run
     return Night(
         run=run,

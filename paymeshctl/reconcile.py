@@ -26,8 +26,8 @@ from paymeshctl.arguments import (
     TimeoutOption,
     parse_enum,
 )
-from paymeshctl.client import DEFAULT_CALLER, Client, parse_target
-from paymeshctl.exits import CommandError, Exit, reporting
+from paymeshctl.client import DEFAULT_CALLER, Client, new_request_id, parse_target
+from paymeshctl.exits import HELP, CommandError, Exit, reporting
 
 RUN_HELP = (
     "Exit codes: 0 balanced or explained; 1 the books miss each other, or a day before is "
@@ -38,6 +38,11 @@ INGEST_HELP = "Exit codes: 0 taken; 1 quarantined, waiting or refused; 2 bad arg
 app = typer.Typer(no_args_is_help=True, help="Settlement against the ledger.")
 
 SourceOption = Annotated[str, typer.Option("--source", help="The PSP or bank, by its name.")]
+
+RequestId = Annotated[
+    str | None,
+    typer.Option("--request-id", help="The idempotency key; to repeat a command, give its own."),
+]
 
 _CHUNK_BYTES = 1 << 18
 _GOOD = frozenset({pb.RUN_STATE_BALANCED, pb.RUN_STATE_EXPLAINED})
@@ -192,6 +197,78 @@ def breaks(
     render.console().print(_table(response.breaks))
     if response.next_page_token:
         typer.echo(f"more: --page-token {response.next_page_token}")
+
+
+@app.command(
+    epilog="Example: paymesh reconcile resolve BREAK_ID accept --actor ada --note 'refunded'. "
+    f"{HELP}"
+)
+def resolve(
+    break_id: Annotated[str, typer.Argument(metavar="BREAK_ID", help="The break.")],
+    resolution: Annotated[
+        str,
+        typer.Argument(help="accept: settled as it stands; post: its proposal is posted."),
+    ],
+    *,
+    actor: Annotated[str, typer.Option("--actor", help="Who decides.")],
+    note: Annotated[str, typer.Option("--note", help="Why.")],
+    request_id: RequestId = None,
+    target: TargetOption = None,
+    caller: CallerOption = DEFAULT_CALLER,
+    timeout: TimeoutOption = None,
+    as_json: AsJson = False,
+) -> None:
+    """Resolve a break."""
+    request_id = request_id or new_request_id()
+    with (
+        reporting(as_json=as_json, request_id=request_id),
+        Client(parse_target(target), caller=caller, timeout_s=timeout) as client,
+    ):
+        response = client.resolve_break(
+            pb.ResolveBreakRequest(
+                request_id=request_id,
+                break_id=break_id,
+                resolution=_enum(pb.Resolution, resolution, "resolution"),
+                actor=actor,
+                note=note,
+            )
+        )
+    if as_json:
+        render.print_json(response)
+    else:
+        render.console().print(_table([response.resolved_break]))
+
+
+@app.command(
+    epilog="Example: paymesh reconcile close --date 2026-03-01 --source psp_stub --actor ada. "
+    f"{HELP}"
+)
+def close(
+    *,
+    source: SourceOption,
+    day: Annotated[str, typer.Option("--date", metavar="YYYY-MM-DD", help="The day.")],
+    actor: Annotated[str, typer.Option("--actor", help="Who closes it.")],
+    request_id: RequestId = None,
+    target: TargetOption = None,
+    caller: CallerOption = DEFAULT_CALLER,
+    timeout: TimeoutOption = None,
+    as_json: AsJson = False,
+) -> None:
+    """Close a day that is balanced or explained. A later version of it opens it again."""
+    request_id = request_id or new_request_id()
+    with (
+        reporting(as_json=as_json, request_id=request_id),
+        Client(parse_target(target), caller=caller, timeout_s=timeout) as client,
+    ):
+        response = client.close_day(
+            pb.CloseDayRequest(
+                request_id=request_id, settlement_date=day, source=source, actor=actor
+            )
+        )
+    if as_json:
+        render.print_json(response)
+    else:
+        _print_run(response.run)
 
 
 def _enum(enum: Any, text: str, what: str) -> Any:

@@ -50,7 +50,7 @@ def close_day(
         reporting(as_json=as_json),
         Client(parse_target(target), caller=caller, timeout_s=timeout) as client,
     ):
-        closed = client.close_day(pb.CloseDayRequest(settlement_date=day))
+        closed = client.close_stub_day(pb.CloseDayRequest(settlement_date=day))
         _show(closed, closed.day, as_json=as_json)
 
 

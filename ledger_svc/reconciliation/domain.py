@@ -67,6 +67,34 @@ class RunState(IntEnum):
     BROKEN = 4
 
 
+class Resolution(IntEnum):
+    """What an operator decides. The numbers are those of the wire and of the database."""
+
+    ACCEPT = 1
+    POST = 2
+
+
+class Decision(NamedTuple):
+    """An operator's decision about a break; (caller, request_id) is its key."""
+
+    caller: str
+    request_id: str
+    break_id: UUID
+    resolution: Resolution
+    actor: str
+    note: str
+
+
+class Close(NamedTuple):
+    """An operator's wish to close a day; (caller, request_id) is its key."""
+
+    caller: str
+    request_id: str
+    source: str
+    settlement_date: date
+    actor: str
+
+
 class Delivery(NamedTuple):
     """A file as it was told and as its bytes are. settlement_date: if it was told."""
 
@@ -181,6 +209,8 @@ class Run(NamedTuple):
     create_time: datetime
     counts: tuple[tuple[BreakClass, int], ...] = ()
     balances: tuple[Balance, ...] = ()
+    close_time: datetime | None = None
+    close_actor: str = ""
 
 
 class BreakFilter(NamedTuple):
@@ -219,3 +249,9 @@ class Break(NamedTuple):
     psp_reference: str
     rule: str
     booked_id: UUID | None
+
+    @property
+    def is_postable(self) -> bool:
+        """Whether its proposal moves money that no line moves already."""
+        tells_only = {BreakClass.CHAIN_BROKEN, BreakClass.PAYOUT_DIFFERS}
+        return bool(self.amount_minor) and self.class_ not in tells_only

@@ -9,10 +9,6 @@ from typing import TYPE_CHECKING
 import grpc
 from paymesh.psp.v1 import psp_service_pb2 as psp_pb
 
-from ledger_svc.reconciliation import files, run
-from ledger_svc.reconciliation.domain import Delivery
-from ledger_svc.reconciliation.sources import Source
-from mesh.db import Database
 from mesh.errors import Code, MeshError, Reason, dependency_down
 from mesh.status import from_rpc_error
 
@@ -28,12 +24,13 @@ _MISSING = frozenset({Reason.SETTLEMENT_NOT_READY, Reason.SETTLEMENT_FILE_NOT_FO
 
 
 class AdapterFiles:
-    """The files of the adapter's source, by its GetSettlementFile."""
+    """The files of one source, by GetSettlementFile of the adapter that may be its own."""
 
-    def __init__(self, stub: PspServiceAsyncStub) -> None:
+    def __init__(self, stub: PspServiceAsyncStub, source: str) -> None:
         self._stub = stub
+        self._source = source
 
-    async def fetch(self, source: str, day: date) -> AsyncIterator[bytes]:
+    async def fetch(self, day: date) -> AsyncIterator[bytes]:
         """The bytes of the newest file of the day.
 
         Errors: SETTLEMENT_FILE_MISSING (the adapter has none, or none yet, or is not this
@@ -44,40 +41,14 @@ class AdapterFiles:
             capabilities = await self._stub.GetCapabilities(
                 psp_pb.GetCapabilitiesRequest(), timeout=CAPABILITIES_DEADLINE_S
             )
-            if capabilities.source != source:
+            if capabilities.source != self._source:
                 # Another PSP's file must never be taken for this one's.
-                raise _missing(source, day, "it is another PSP's")
+                raise _missing(self._source, day, "it is another PSP's")
             async for part in self._stub.GetSettlementFile(request, timeout=FETCH_DEADLINE_S):
                 if part.WhichOneof("part") == "chunk":
                     yield part.chunk
         except grpc.RpcError as error:
-            raise _refused(from_rpc_error(error), source, day) from error
-
-
-async def fetch_missing(
-    database: Database,
-    adapter: run.SettlementFiles,
-    name: str,
-    source: Source,
-    day: date,
-    *,
-    max_file_bytes: int,
-) -> None:
-    """Fetches and ingests the day's file, unless a usable one is there.
-
-    What comes is judged like what is sent: a bad file is quarantined, and the day has none.
-    Errors: SETTLEMENT_FILE_MISSING; DEPENDENCY_DOWN; FILE_TOO_LARGE; those of Database.commit.
-    """
-    if await run.has_files(database, name, day):
-        return
-    with files.Spool(max_file_bytes) as spool:
-        async for chunk in adapter.fetch(name, day):
-            await spool.write(chunk)
-        spool.finish()
-        delivery = Delivery(
-            name, f"{name}-{day.isoformat()}", "", day, spool.sha256, spool.size_bytes
-        )
-        await files.ingest(database, delivery, source, spool, max_file_bytes)
+            raise _refused(from_rpc_error(error), self._source, day) from error
 
 
 def _refused(error: MeshError, source: str, day: date) -> MeshError:

@@ -5,7 +5,7 @@ from __future__ import annotations
 import asyncio
 import hashlib
 import tempfile
-from collections.abc import Sequence
+from collections.abc import AsyncIterator, Sequence
 from contextlib import closing
 from types import TracebackType
 from typing import Self
@@ -137,6 +137,25 @@ async def _store(connection: AsyncConnection, delivery: Delivery, judged: Judged
             connection, file_id, delivery.source, judged.statements, day=day, usable=usable
         )
     return await _found(connection, file_id)
+
+
+async def fetch(
+    database: Database,
+    delivery: Delivery,
+    source: Source,
+    chunks: AsyncIterator[bytes],
+    max_file_bytes: int,
+) -> StoredFile:
+    """Takes in what an adapter sends; `delivery` without hash and size.
+
+    Errors: those of the adapter; FILE_TOO_LARGE; those of Database.commit.
+    """
+    with Spool(max_file_bytes) as spool:
+        async for chunk in chunks:
+            await spool.write(chunk)
+        spool.finish()
+        whole = delivery._replace(sha256=spool.sha256, size_bytes=spool.size_bytes)
+        return await ingest(database, whole, source, spool, max_file_bytes)
 
 
 async def get_file(database: Database, file_id: UUID) -> StoredFile:

@@ -30,10 +30,10 @@ NEAR_BUSINESS_DAYS = 3
 
 
 class SettlementFiles(Protocol):
-    """Where a day's file can be fetched from."""
+    """Where the files of one source can be fetched from: its PSP adapter."""
 
-    def fetch(self, source: str, day: date) -> AsyncIterator[bytes]:
-        """The bytes of the file. Errors: MeshError."""
+    def fetch(self, day: date) -> AsyncIterator[bytes]:
+        """The bytes of the day's newest file. Errors: MeshError."""
         ...
 
 
@@ -81,6 +81,7 @@ async def reconcile(database: Database, name: str, source: Source, day: date) ->
             str(inputs.captures),
             str(inputs.met),
             str(inputs.nameless),
+            str(inputs.decisions),
             source.model_dump_json(),
         )
         found = await store_run.read_runs(connection, [run_id])
@@ -89,6 +90,8 @@ async def reconcile(database: Database, name: str, source: Source, day: date) ->
             found = await store_run.read_runs(connection, [run_id])
         return found[run_id]
 
+    # By itself: the locks that it takes must not be kept while the run goes on.
+    await database.read("ledger.analyze", store_run.analyze)
     run = await database.commit("ledger.reconcile", work)
     log.info(
         "reconciled",

@@ -2,7 +2,8 @@
 
 from __future__ import annotations
 
-from collections.abc import AsyncIterator
+import re
+from collections.abc import AsyncIterator, Mapping
 from datetime import UTC, date, datetime
 from typing import Any
 from uuid import UUID
@@ -13,16 +14,21 @@ from paymesh.ledger.v1 import ledger_service_pb2 as ledger_pb
 from paymesh.reconciliation.v1 import reconciliation_service_pb2 as pb
 from paymesh.reconciliation.v1 import reconciliation_service_pb2_grpc as pb_grpc
 
-from ledger_svc.reconciliation import fetching, files, run
+from ledger_svc.reconciliation import decide, files, run
 from ledger_svc.reconciliation.domain import (
     Break,
     BreakFilter,
+    Close,
+    Decision,
     Delivery,
+    FileState,
     FoundLine,
+    Resolution,
     Run,
     StoredFile,
     StoredStatement,
 )
+from ledger_svc.reconciliation.run import SettlementFiles
 from ledger_svc.reconciliation.sources import Source, Sources
 from mesh import ids, paging
 from mesh.clock import timestamp
@@ -33,6 +39,10 @@ from mesh.validation import check
 Context = grpc.aio.ServicerContext[Any, Any]
 
 MAX_FOUND_LINES = 2_000
+
+CALLER_KEY = "paymesh-caller"
+DEFAULT_CALLER = "default"
+_CALLER = re.compile(r"[a-z0-9][a-z0-9_.-]{0,62}")
 
 # Statements have numbers, and no times: a page's position carries the number as an id.
 _NO_TIME = datetime(1970, 1, 1, tzinfo=UTC)
@@ -46,13 +56,13 @@ class ReconciliationServicer(pb_grpc.ReconciliationServiceServicer):
         database: Database,
         sources: Sources,
         max_file_bytes: int,
-        adapter: run.SettlementFiles | None = None,
+        adapters: Mapping[str, SettlementFiles],
     ) -> None:
-        """adapter: where the files of PSPs are fetched from that nobody sends."""
+        """`adapters`: source → where its files are fetched from, if they have not come."""
         self._database = database
         self._sources = sources
         self._max_file_bytes = max_file_bytes
-        self._adapter = adapter
+        self._adapters = adapters
 
     async def IngestSettlementFile(
         self, request_iterator: AsyncIterator[pb.IngestSettlementFileRequest], context: Context
@@ -134,19 +144,27 @@ class ReconciliationServicer(pb_grpc.ReconciliationServiceServicer):
             raise MeshError(
                 Reason.WRONG_STATE, "the reconciliation of a bank's days is not built yet"
             )
-        if self._adapter is not None:
-            await fetching.fetch_missing(
-                self._database,
-                self._adapter,
-                request.source,
-                source,
-                day,
-                max_file_bytes=self._max_file_bytes,
-            )
+        await self._fetch(request.source, source, day)
         for late in await run.late_days(self._database, request.source, day):
             await run.reconcile(self._database, request.source, source, late)
         done = await run.reconcile(self._database, request.source, source, day)
         return pb.ReconcileResponse(run=_run(done))
+
+    async def _fetch(self, name: str, source: Source, day: date) -> None:
+        """Sees to it that a file of the day is there, if it can be had."""
+        adapter = self._adapters.get(name)
+        if adapter is None or await run.has_files(self._database, name, day):
+            return
+        told = Delivery(name, f"{name}-{day}", "", day, b"", 0)
+        stored = await files.fetch(
+            self._database, told, source, adapter.fetch(day), self._max_file_bytes
+        )
+        if stored.state is not FileState.INGESTED:
+            raise MeshError(
+                Reason.SETTLEMENT_FILE_MISSING,
+                f"the adapter's file of {day} can't be used: {stored.state.name}",
+                {"file_id": stored.file_id.hex, "problem": stored.problem},
+            )
 
     async def GetRun(self, request: pb.GetRunRequest, context: Context) -> pb.GetRunResponse:
         return pb.GetRunResponse(
@@ -184,6 +202,42 @@ class ReconciliationServicer(pb_grpc.ReconciliationServiceServicer):
             last = found[len(page) - 1]
             token = paging.encode_token(request, paging.Position(last.create_time, last.break_id))
         return pb.ListBreaksResponse(breaks=page, next_page_token=token)
+
+    async def ResolveBreak(
+        self, request: pb.ResolveBreakRequest, context: Context
+    ) -> pb.ResolveBreakResponse:
+        decision = Decision(
+            _caller(context),
+            request.request_id,
+            ids.parse(request.break_id),
+            Resolution(request.resolution),
+            request.actor,
+            request.note,
+        )
+        resolved = await decide.resolve(self._database, self._sources, decision)
+        return pb.ResolveBreakResponse(resolved_break=_break(resolved))
+
+    async def CloseDay(self, request: pb.CloseDayRequest, context: Context) -> pb.CloseDayResponse:
+        day = _day(request.settlement_date, "settlement_date")
+        files.source_of(self._sources, request.source)
+        close = Close(_caller(context), request.request_id, request.source, day, request.actor)
+        return pb.CloseDayResponse(run=_run(await decide.close_day(self._database, close)))
+
+
+def _caller(context: Context) -> str:
+    """The configured name of the caller: the metadata entry, else `default`."""
+    for key, value in context.invocation_metadata() or ():
+        if key == CALLER_KEY:
+            if not isinstance(value, str) or not _CALLER.fullmatch(value):
+                raise validation_failed(
+                    Violation(
+                        f"metadata.{CALLER_KEY}",
+                        "must be 1 to 63 of a-z, 0-9, '_', '.', '-', and start with a letter "
+                        "or digit",
+                    )
+                )
+            return value
+    return DEFAULT_CALLER
 
 
 def _day(text: str, field: str) -> date:
@@ -289,6 +343,8 @@ def _run(found: Run) -> pb.Run:
         file_ids=[file_id.hex for file_id in found.files],
         cut_off_time=timestamp(found.cut_off_time),
         create_time=timestamp(found.create_time),
+        close_time=None if found.close_time is None else timestamp(found.close_time),
+        close_actor=found.close_actor,
     )
 
 

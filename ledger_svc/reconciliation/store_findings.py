@@ -12,7 +12,7 @@ from sqlalchemy import text
 
 from ledger_svc.domain import AccountKind
 from ledger_svc.reconciliation.domain import BreakClass as C
-from ledger_svc.reconciliation.store_match import DAY_LINE, NEARBY
+from ledger_svc.reconciliation.store_match import CAPTURE_ENTRY, DAY_LINE, FEE_ENTRY, NEARBY
 
 K = AccountKind
 
@@ -39,7 +39,8 @@ _IS_DUPLICATE = """
     SELECT FROM settlement_line AS o
     JOIN statement AS s ON s.file_id = o.file_id AND s.number = o.statement
     LEFT JOIN settlement_match AS m ON m.file_id = o.file_id AND m.sequence = o.sequence
-    WHERE o.source_reference = line.source_reference AND o.kind = line.kind
+    WHERE o.source_reference = line.source_reference AND o.source_reference <> ''
+      AND o.kind = line.kind
       AND s.source = :source AND s.is_current AND o.level = 'ENTRY'
       AND (o.file_id, o.sequence) <> (line.file_id, line.sequence)
       AND (m.journal_id IS NOT NULL OR (o.file_id = line.file_id AND o.sequence < line.sequence))
@@ -58,7 +59,7 @@ _IS_AUTOMATIC = f"class IN ({', '.join(str(int(one)) for one in AUTOMATIC)})"
 LINES = text(f"""
 WITH {DAY_LINE}, {NEARBY}, choice AS (
   SELECT currency, amount_minor, count(*) AS journals FROM near GROUP BY currency, amount_minor
-), line AS (
+), line AS MATERIALIZED (
   SELECT d.*, m.journal_id AS matched, m.rule,
          translate(d.operation_id::text, '-', '') AS op,
          row_number() OVER (
@@ -78,11 +79,8 @@ WITH {DAY_LINE}, {NEARBY}, choice AS (
          END AS class
   FROM line
   JOIN journal AS j ON j.journal_id = line.matched
-  JOIN entry AS e
-    ON e.journal_id = j.journal_id AND e.account_kind = {K.PSP_RECEIVABLE} AND e.direction = 1
-  LEFT JOIN entry AS fee
-    ON fee.journal_id = paymesh_journal_id('psp_fee', j.operation_id, j.revision)
-   AND fee.account_kind = {K.PSP_RECEIVABLE}
+  CROSS JOIN {CAPTURE_ENTRY.format(journal_id="j.journal_id")}
+  LEFT JOIN {FEE_ENTRY} ON true
 ), other_fee AS (
   SELECT met.*,
          CASE
@@ -172,7 +170,7 @@ FROM found
 # The captures of the days since the run before, and those that were missing already, which
 # age. A journal on which a later one for its order is matched is there twice.
 LEDGER = text(f"""
-WITH fresh AS (
+WITH fresh AS MATERIALIZED (
   SELECT e.journal_id
   FROM entry AS e
   WHERE e.account_kind = {K.PSP_RECEIVABLE} AND e.owner_id = '' AND e.source = :source
@@ -191,12 +189,8 @@ WITH fresh AS (
          ) AS days
   FROM fresh
   JOIN journal AS j ON j.journal_id = fresh.journal_id AND j.kind = 1
-  JOIN entry AS e
-    ON e.journal_id = j.journal_id AND e.account_kind = {K.PSP_RECEIVABLE}
-   AND e.source = :source AND e.direction = 1
-  LEFT JOIN entry AS fee
-    ON fee.journal_id = paymesh_journal_id('psp_fee', j.operation_id, j.revision)
-   AND fee.account_kind = {K.PSP_RECEIVABLE} AND fee.currency = e.currency
+  CROSS JOIN {CAPTURE_ENTRY.format(journal_id="j.journal_id")}
+  LEFT JOIN {FEE_ENTRY} ON fee.currency = e.currency
   WHERE j.create_time < cast(:cut_off_time AS timestamptz)
     AND NOT EXISTS (SELECT FROM settlement_match AS m WHERE m.journal_id = j.journal_id)
 ), judged AS (

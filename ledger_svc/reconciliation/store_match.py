@@ -13,7 +13,7 @@ from sqlalchemy import TextClause, text
 
 # The lines of the day that count. A superseded statement has none.
 DAY_LINE = """
-day_line AS (
+day_line AS MATERIALIZED (
   SELECT l.*, s.account, s.identity, f.create_time AS came,
          coalesce(l.gross_minor, l.amount_minor + coalesce(l.fee_minor, 0)) AS gross,
          coalesce(l.fee_minor, 0) AS fee
@@ -24,8 +24,25 @@ day_line AS (
 )
 """
 
+# The first entry of a capture is its debit at the source, the second of a fee its credit
+# there. Looked up by key whatever the planner believes of a young table: the fence (OFFSET 0)
+# keeps the conditions on the account from leading it to the account's whole history.
+CAPTURE_ENTRY = """
+LATERAL (
+  SELECT * FROM entry WHERE entry.journal_id = {journal_id} AND entry.line = 0 OFFSET 0
+) AS e
+"""
+FEE_ENTRY = """
+LATERAL (
+  SELECT * FROM entry
+  WHERE entry.journal_id = paymesh_journal_id('psp_fee', j.operation_id, j.revision)
+    AND entry.line = 1
+  OFFSET 0
+) AS fee
+"""
+
 _UNMATCHED_LINE = f"""
-{DAY_LINE}, line AS (
+{DAY_LINE}, line AS MATERIALIZED (
   SELECT * FROM day_line AS d
   WHERE d.kind = 'CHARGE' AND NOT EXISTS (
     SELECT FROM settlement_match AS m WHERE m.file_id = d.file_id AND m.sequence = d.sequence
@@ -71,16 +88,17 @@ WITH {_UNMATCHED_LINE}, pair AS (
   SELECT e.journal_id, line.file_id, line.sequence, line.came,
          (e.currency, e.amount_minor) = (line.currency, line.gross) AS fits
   FROM line
-  JOIN entry AS e ON e.journal_id = paymesh_journal_id('capture', line.operation_id, 0)
-  WHERE line.operation_id IS NOT NULL
-    AND e.account_kind = 1 AND e.direction = 1 AND e.source = :source
+  CROSS JOIN {
+    CAPTURE_ENTRY.format(journal_id="paymesh_journal_id('capture', line.operation_id, 0)")
+}
+  WHERE line.operation_id IS NOT NULL AND e.account_kind = 1 AND e.source = :source
     AND NOT EXISTS (SELECT FROM settlement_match AS m WHERE m.journal_id = e.journal_id)
 )
 {_INSERT} SELECT journal_id, file_id, sequence, 'OPERATION', :run_id FROM ({_BEST}) AS best
 """)
 
 _BY_REFERENCE = text(f"""
-WITH {_UNMATCHED_LINE}, capture AS ({UNMATCHED_CAPTURE}), pair AS (
+WITH {_UNMATCHED_LINE}, capture AS MATERIALIZED ({UNMATCHED_CAPTURE}), pair AS (
   SELECT c.journal_id, line.file_id, line.sequence, line.came,
          (c.currency, c.amount_minor) = (line.currency, line.gross) AS fits
   FROM line
@@ -106,9 +124,9 @@ WITH {_UNMATCHED_LINE}, pair AS (
   SELECT j.journal_id, line.file_id, line.sequence
   FROM line
   JOIN journal AS j ON j.order_id = line.order_id AND j.kind = 1
-  JOIN entry AS e ON e.journal_id = j.journal_id AND e.account_kind = 1 AND e.direction = 1
-    AND e.source = :source AND e.currency = line.currency AND e.amount_minor = line.gross
-  WHERE line.operation_id IS NULL
+  CROSS JOIN {CAPTURE_ENTRY.format(journal_id="j.journal_id")}
+  WHERE line.operation_id IS NULL AND e.account_kind = 1 AND e.source = :source
+    AND e.currency = line.currency AND e.amount_minor = line.gross
     AND NOT EXISTS (SELECT FROM settlement_match AS m WHERE m.journal_id = j.journal_id)
 )
 {_INSERT} SELECT journal_id, file_id, sequence, 'ORDER', :run_id FROM ({_ONLY_PAIRS}) AS single
@@ -116,7 +134,7 @@ WITH {_UNMATCHED_LINE}, pair AS (
 
 # By amount and date alone, what no name contradicts: on both sides none that could meet.
 NEARBY = f"""
-near AS (
+near AS MATERIALIZED (
   SELECT * FROM ({UNMATCHED_CAPTURE}) AS c
   WHERE c.psp_reference = ''
     AND c.create_time >= cast(:near_from_time AS timestamptz)

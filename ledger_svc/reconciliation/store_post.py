@@ -7,6 +7,7 @@ from sqlalchemy import text
 from ledger_svc.domain import AccountKind, JournalKind
 from ledger_svc.reconciliation.domain import BreakClass as C
 from ledger_svc.reconciliation.domain import BreakState as S
+from ledger_svc.reconciliation.domain import Resolution
 from ledger_svc.reconciliation.store_match import DAY_LINE
 
 _NO_ORDER = "cast('00000000-0000-0000-0000-000000000000' AS uuid)"
@@ -24,6 +25,21 @@ FROM new
 CROSS JOIN (VALUES (0, 1), (1, 2)) AS side (line, direction)
 CROSS JOIN LATERAL (SELECT (amount_minor > 0) = (side.direction = 1) AS is_base) AS which
 """
+
+# Of one difference (amount and currency) that an operator saw; another one is asked anew.
+_DECIDED = """
+EXISTS (
+  SELECT FROM break_resolution AS r
+  WHERE r.break_id = f.subject_id AND (r.amount_minor, r.currency) = (f.amount_minor, f.currency)
+    {which}
+)
+"""
+APPROVE = text(f"""
+UPDATE run_finding AS f SET is_posted = true
+WHERE f.run_id = :run_id AND NOT f.is_posted AND f.amount_minor <> 0
+  AND f.class NOT IN ({C.CHAIN_BROKEN}, {C.PAYOUT_DIFFERS})
+  AND {_DECIDED.format(which=f"AND r.resolution = {Resolution.POST}")}
+""")
 
 # What stands and is no longer wanted so: the line was corrected, the capture came, the
 # difference has another amount. What was missing in the files is gone when it is matched.
@@ -115,6 +131,7 @@ INSERT INTO settlement_break AS b (
 )
 SELECT subject_id, :source, :day, class,
        CASE
+         WHEN {_DECIDED.format(which="")} THEN {S.RESOLVED}
          WHEN is_posted AND class IN ({_FINAL}) THEN {S.RESOLVED}
          WHEN is_posted THEN {S.POSTED}
          WHEN class = {C.AMBIGUOUS} THEN {S.SUGGESTED}
@@ -122,7 +139,7 @@ SELECT subject_id, :source, :day, class,
        END,
        on_ledger_side, run_id, base_kind, counter_kind, counter_source, amount_minor, currency,
        file_id, sequence, journal_id, operation_id, order_id, psp_reference, rule
-FROM run_finding
+FROM run_finding AS f
 WHERE run_id = :run_id AND class > 0
 ON CONFLICT (break_id) DO UPDATE
 SET class = excluded.class, last_run_id = excluded.last_run_id, update_time = paymesh_now(),
@@ -130,11 +147,7 @@ SET class = excluded.class, last_run_id = excluded.last_run_id, update_time = pa
     currency = excluded.currency, file_id = excluded.file_id, sequence = excluded.sequence,
     journal_id = excluded.journal_id, operation_id = excluded.operation_id,
     order_id = excluded.order_id, psp_reference = excluded.psp_reference, rule = excluded.rule,
-    state = CASE
-      WHEN b.state = {S.RESOLVED} AND (b.class, b.amount_minor, b.currency)
-        = (excluded.class, excluded.amount_minor, excluded.currency) THEN b.state
-      ELSE excluded.state
-    END
+    state = excluded.state
 """)
 
 CLEAR_BREAKS = text(f"""
@@ -171,8 +184,11 @@ WITH {DAY_LINE}, booked AS (
   SELECT e.currency, sum(CASE e.direction WHEN 1 THEN e.amount_minor ELSE -e.amount_minor END)
          AS amount
   FROM booked AS b
-  JOIN entry AS e ON e.journal_id = b.journal_id AND e.currency = b.currency
+  CROSS JOIN LATERAL (
+    SELECT * FROM entry WHERE entry.journal_id = b.journal_id OFFSET 0
+  ) AS e
   WHERE e.account_kind = {AccountKind.PSP_RECEIVABLE} AND e.source = :source
+    AND e.currency = b.currency
   GROUP BY e.currency
 ), line AS (
   SELECT currency, sum(amount_minor) AS amount FROM day_line GROUP BY currency

@@ -40,6 +40,8 @@ class Inputs(NamedTuple):
     """Lines whose capture is there; more when one comes late."""
     nameless: int
     """Captures around the day of which the ledger knows no PSP reference."""
+    decisions: int
+    """What operators decided about breaks of the day."""
     before: str
     """The statements that this day goes on from."""
 
@@ -50,6 +52,11 @@ class Around(NamedTuple):
     cut_off_time: datetime | None
     last_day: date | None
 
+
+_ANALYZE = text("""
+ANALYZE (SKIP_LOCKED) journal, entry, settlement_file, statement, settlement_line,
+  settlement_match, settlement_booking
+""")
 
 _AROUND = text("""
 SELECT max(cut_off_time) FILTER (WHERE settlement_date < :day), max(settlement_date)
@@ -67,7 +74,7 @@ ORDER BY file_id
 
 # Nothing here looks at matches or breaks: a run must not change its own inputs.
 _INPUTS = text(f"""
-WITH {DAY_LINE}, capture AS (
+WITH {DAY_LINE}, capture AS MATERIALIZED (
   SELECT j.psp_reference, e.create_time
   FROM entry AS e JOIN journal AS j ON j.journal_id = e.journal_id AND j.kind = 1
   WHERE e.account_kind = 1 AND e.owner_id = '' AND e.source = :source AND e.direction = 1
@@ -96,6 +103,9 @@ SELECT (SELECT count(*) FROM day_line) AS lines,
         WHERE psp_reference = ''
           AND create_time >= cast(:near_from_time AS timestamptz)
           AND create_time < cast(:near_until_time AS timestamptz)) AS nameless,
+       (SELECT count(*)
+        FROM break_resolution AS r JOIN settlement_break AS b ON b.break_id = r.break_id
+        WHERE b.source = :source AND b.settlement_date = :day) AS decisions,
        (SELECT coalesce(string_agg(s.file_id::text, ',' ORDER BY s.file_id, s.number), '')
         FROM statement AS s
         WHERE s.source = :source AND s.is_current AND s.settlement_date = (
@@ -155,12 +165,12 @@ WHERE r.run_id = :run_id
 
 _DIFFERS = text("SELECT FROM run_balance WHERE run_id = :run_id AND difference_minor <> 0 LIMIT 1")
 
-_RUN_COLUMNS = """
-run_id, source, settlement_date, version, state, cut_off_time, files, lines, matched, create_time
-"""
-_READ_RUNS = text(f"""
-SELECT {_RUN_COLUMNS} FROM reconciliation_run
-WHERE run_id = ANY (cast(:run_ids AS uuid[]))
+_READ_RUNS = text("""
+SELECT r.run_id, r.source, r.settlement_date, r.version, r.state, r.cut_off_time, r.files, r.lines,
+       r.matched, r.create_time, c.create_time AS close_time, coalesce(c.actor, '') AS close_actor
+FROM reconciliation_run AS r
+LEFT JOIN day_close AS c ON c.run_id = r.run_id
+WHERE r.run_id = ANY (cast(:run_ids AS uuid[]))
 """)
 _LIST_RUNS = text("""
 SELECT run_id FROM reconciliation_run
@@ -202,11 +212,17 @@ ORDER BY b.create_time DESC, b.break_id DESC
 LIMIT :limit
 """
 _LIST_BREAKS = text(f"{_BREAK_SELECT} WHERE {_BREAK_FILTER}")
+_READ_BREAK = text(f"{_BREAK_SELECT} WHERE b.break_id = :break_id")
 _LIST_BREAKS_OF_RUN = text(f"""
 {_BREAK_SELECT}
 JOIN run_finding AS n ON n.run_id = :run_id AND n.subject_id = b.break_id AND n.class > 0
 WHERE {_BREAK_FILTER}
 """)
+
+
+async def analyze(connection: AsyncConnection) -> None:
+    """Lets the planner know what came since autovacuum was here."""
+    await connection.execute(_ANALYZE)
 
 
 async def read_around(connection: AsyncConnection, source: str, day: date) -> Around:
@@ -226,7 +242,7 @@ async def read_inputs(
 ) -> Inputs:
     """What the result of a run depends on."""
     row = (await connection.execute(_INPUTS, day)).one()
-    return Inputs(files, row.lines, row.captures, row.met, row.nameless, row.before)
+    return Inputs(files, row.lines, row.captures, row.met, row.nameless, row.decisions, row.before)
 
 
 async def read_late_days(connection: AsyncConnection, source: str, day: date) -> list[date]:
@@ -247,6 +263,7 @@ async def run(connection: AsyncConnection, inputs: Inputs, day: Parameters) -> N
         store_findings.LEDGER,
         store_findings.CHAIN,
         store_findings.BATCHES,
+        store_post.APPROVE,
         store_post.REVERSE,
         store_post.POST,
         store_post.BALANCES,
@@ -275,12 +292,15 @@ async def read_runs(connection: AsyncConnection, run_ids: Sequence[UUID]) -> dic
         balances.setdefault(run_id, []).append(Balance(*balance))
     found = {}
     for row in await connection.execute(_READ_RUNS, asked):
-        stored = Run(*row)
+        *facts, close_time, close_actor = row
+        stored = Run(*facts)
         found[stored.run_id] = stored._replace(
             state=RunState(stored.state),
             files=tuple(stored.files),
             counts=tuple(counts.get(stored.run_id, ())),
             balances=tuple(balances.get(stored.run_id, ())),
+            close_time=close_time,
+            close_actor=close_actor,
         )
     return found
 
@@ -311,10 +331,18 @@ async def list_breaks(
     statement = _LIST_BREAKS
     if which.run_id is not None:
         statement, given["run_id"] = _LIST_BREAKS_OF_RUN, which.run_id
-    found = [Break(*row) for row in await connection.execute(statement, given)]
-    return [
-        one._replace(class_=BreakClass(one.class_), state=BreakState(one.state)) for one in found
-    ]
+    return [_stored_break(row) for row in await connection.execute(statement, given)]
+
+
+async def read_break(connection: AsyncConnection, break_id: UUID) -> Break | None:
+    """The break of this id, None if there is none."""
+    row = (await connection.execute(_READ_BREAK, {"break_id": break_id})).one_or_none()
+    return None if row is None else _stored_break(row)
+
+
+def _stored_break(row: Any) -> Break:
+    one = Break(*row)
+    return one._replace(class_=BreakClass(one.class_), state=BreakState(one.state))
 
 
 def _before(before: Before) -> dict[str, object]:

@@ -18,27 +18,28 @@ down_revision = "0001"
 # the 48 bits of the hash after the 74 that are used anyway. A test compares the two.
 _ID = """
 CREATE FUNCTION paymesh_id(lead text, VARIADIC fields text[]) RETURNS uuid
-LANGUAGE sql IMMUTABLE PARALLEL SAFE AS $$
-  SELECT (
-    coalesce(
-      lead,
-      lpad(to_hex(substring(('x' || substr(h, 19, 13))::bit(52) FROM 3 FOR 48)::bigint), 12, '0')
-    )
-    || '8' || substr(h, 1, 3)
+LANGUAGE plpgsql IMMUTABLE PARALLEL SAFE AS $$
+DECLARE
+  given bytea := convert_to('paymesh/1', 'UTF8');
+  field text;
+  h text;
+BEGIN
+  FOREACH field IN ARRAY fields LOOP
+    given := given || int4send(octet_length(field)) || convert_to(field, 'UTF8');
+  END LOOP;
+  h := encode(sha256(given), 'hex');
+  IF lead IS NULL THEN
+    lead := lpad(
+      to_hex(substring(('x' || substr(h, 19, 13))::bit(52) FROM 3 FOR 48)::bigint), 12, '0'
+    );
+  END IF;
+  RETURN (
+    lead || '8' || substr(h, 1, 3)
     || to_hex(
       (B'10' || substring(('x' || substr(h, 4, 16))::bit(64) FROM 1 FOR 62))::bit(64)::bigint
     )
-  )::uuid
-  FROM (
-    SELECT encode(
-      sha256(
-        convert_to('paymesh/1', 'UTF8')
-        || string_agg(int4send(octet_length(f)) || convert_to(f, 'UTF8'), ''::bytea ORDER BY n)
-      ),
-      'hex'
-    ) AS h
-    FROM unnest(fields) WITH ORDINALITY AS given (f, n)
-  ) AS hashed
+  )::uuid;
+END
 $$
 """
 

@@ -11,7 +11,7 @@ down_revision = "0002"
 
 _JOURNAL_ID = """
 CREATE FUNCTION paymesh_journal_id(kind text, operation uuid, revision integer) RETURNS uuid
-LANGUAGE sql IMMUTABLE PARALLEL SAFE AS $$
+LANGUAGE sql IMMUTABLE STRICT PARALLEL SAFE AS $$
   SELECT paymesh_id(
     left(translate(operation::text, '-', ''), 12),
     'journal', kind, translate(operation::text, '-', ''), revision::text
@@ -154,8 +154,41 @@ CREATE INDEX settlement_booking_by_day
 ON settlement_booking (source, settlement_date) WHERE reversal_id IS NULL
 """
 
+# What operators decided, for the difference as it was when they saw it.
+_DECISIONS = """
+CREATE TABLE break_resolution (
+  break_id uuid NOT NULL,
+  caller text NOT NULL,
+  request_id text NOT NULL,
+  resolution smallint NOT NULL CHECK (resolution IN (1, 2)),
+  actor text NOT NULL,
+  note text NOT NULL,
+  amount_minor bigint NOT NULL,
+  currency text NOT NULL,
+  create_time timestamptz NOT NULL DEFAULT paymesh_now(),
+  PRIMARY KEY (caller, request_id)
+);
+CREATE INDEX break_resolution_by_break ON break_resolution (break_id);
+CREATE TABLE day_close (
+  run_id uuid NOT NULL UNIQUE,
+  caller text NOT NULL,
+  request_id text NOT NULL,
+  source text NOT NULL,
+  settlement_date date NOT NULL,
+  actor text NOT NULL,
+  create_time timestamptz NOT NULL DEFAULT paymesh_now(),
+  PRIMARY KEY (caller, request_id)
+)
+"""
+
+# A run begins with ANALYZE: what came in a minute ago is planned for what it is, before
+# autovacuum has seen it. MAINTAIN changes no row.
 _GRANTS = """
+GRANT MAINTAIN ON journal, entry, settlement_file, statement, settlement_line,
+  settlement_match, settlement_booking TO {app};
 GRANT SELECT, INSERT ON reconciliation_run, run_balance, run_finding TO {app};
+GRANT UPDATE (is_posted) ON run_finding TO {app};
+GRANT SELECT, INSERT ON break_resolution, day_close TO {app};
 GRANT UPDATE (state, matched) ON reconciliation_run TO {app};
 GRANT DELETE ON run_balance TO {app};
 GRANT SELECT, INSERT, DELETE ON settlement_match TO {app};
@@ -174,6 +207,7 @@ def upgrade() -> None:
         _FINDING,
         _BREAK,
         _BOOKING,
+        _DECISIONS,
         _GRANTS.format(app=app_role()),
     ):
         op.execute(statement)

@@ -3,6 +3,8 @@
 from __future__ import annotations
 
 from collections.abc import AsyncIterator, Iterator
+from datetime import date
+from functools import partial
 from itertools import count
 from typing import TYPE_CHECKING, Any
 
@@ -17,6 +19,7 @@ from paymesh.reconciliation.v1.reconciliation_service_pb2_grpc import Reconcilia
 from ledger_svc.config import Settings
 from ledger_svc.main import wire
 from ledger_svc.reconciliation.sources import Source
+from mesh.errors import MeshError, Reason
 from tests.support.ports import free_port
 from tests.support.serving import serving
 
@@ -31,8 +34,34 @@ MAX_FILE_BYTES = 3_000_000
 _SOURCES = 200
 _PSP = Source(kind="psp", accounts=frozenset({"acct-1", "acct-2"}), settle_days=3)
 _BANK = Source(kind="bank")
-_used = count()
+# Those below ADAPTERS have one, and are the tests' of that.
+_used = count(10)
 _address: list[str] = []
+
+
+class Adapter:
+    """An adapter that has a file for a day, or an error."""
+
+    def __init__(self) -> None:
+        self.file: bytes | MeshError = MeshError(Reason.DEPENDENCY_DOWN, "nothing is told")
+        self.asked: list[date] = []
+
+    async def fetch(self, day: date) -> AsyncIterator[bytes]:
+        self.asked.append(day)
+        if isinstance(self.file, MeshError):
+            raise self.file
+        for i in range(0, len(self.file), 100):
+            yield self.file[i : i + 100]
+
+
+ADAPTERS = 10
+_adapters: dict[str, Adapter] = {}
+
+
+@pytest.fixture
+def adapter(channel: grpc.aio.Channel) -> tuple[str, Adapter]:
+    """A source that no other test uses, and its adapter."""
+    return _adapters.popitem()
 
 
 @pytest_asyncio.fixture(scope="package", loop_scope="session")
@@ -57,7 +86,9 @@ async def channel(databases: dict[str, str]) -> AsyncIterator[grpc.aio.Channel]:
             },
         },
     )
-    async with serving(wire, settings) as channel:
+    adapters = {f"psp-{n}": Adapter() for n in range(ADAPTERS)}
+    _adapters.update(adapters)
+    async with serving(partial(wire, adapters=adapters), settings) as channel:
         _address.append(f"127.0.0.1:{settings.port}")
         yield channel
 

@@ -132,3 +132,30 @@ async def test_a_broken_chain_is_told_by_the_exit_code(paymesh: Paymesh, world: 
     run = await paymesh("reconcile", "run", "--date", "2026-02-01", "--source", world.source)
     assert run.exit_code == 1
     assert "OPEN" in run.stdout
+
+
+async def test_a_break_is_resolved_and_its_day_closed(paymesh: Paymesh, world: World) -> None:
+    run = await world.day(
+        DayFile(1000).line(-70, 0, kind="RESERVE_HOLD", psp_reference=reference())
+    )
+    [found] = await world.breaks(run)
+    day = ("--date", DAY, "--source", world.source, "--actor", "ada")
+    early = await paymesh("reconcile", "close", *day)
+    assert early.exit_code == 1
+    assert "WRONG_STATE" in early.stderr
+
+    decide = ("reconcile", "resolve", found.break_id, "post", "--actor", "ada", "--note", "held")
+    resolved = await paymesh(*decide, "--request-id", f"r-{found.break_id}", "--json")
+    assert resolved.exit_code == 0, resolved
+    facts = json.loads(resolved.stdout)["resolved_break"]
+    assert facts["state"] == "BREAK_STATE_RESOLVED"
+    assert facts["booked_journal_id"]
+    again = await paymesh(*decide, "--request-id", f"r-{found.break_id}", "--json")
+    assert again == resolved
+    closed = await paymesh("reconcile", "close", *day)
+    assert closed.exit_code == 0, closed
+    assert "EXPLAINED" in closed.stdout
+    magic = await paymesh(
+        "reconcile", "resolve", found.break_id, "magic", "--actor", "a", "--note", "b"
+    )
+    assert magic.exit_code == 2

@@ -15,6 +15,7 @@ from paymesh.reconciliation.v1 import reconciliation_service_pb2 as pb
 
 from mesh import ids
 from mesh.errors import Code, Reason
+from tests.rpc.reconciliation.conftest import Adapter
 from tests.support.reconciliation import DAY, DayFile, ingest, reference
 from tests.support.serving import error_of
 
@@ -626,6 +627,28 @@ async def test_a_day_without_a_file_can_t_be_reconciled(world: World) -> None:
     await ingest(world.reconciliation, b"nonsense", world.source)
     again = await error_of(world.run())
     assert again.reason is Reason.SETTLEMENT_FILE_MISSING
+
+
+async def test_a_file_that_has_not_come_is_fetched_once(
+    world: World, adapter: tuple[str, Adapter]
+) -> None:
+    world.source, behind = adapter
+    down = await error_of(world.run())
+    assert down.reason is Reason.DEPENDENCY_DOWN
+    behind.file = b"nonsense"
+    unusable = await error_of(world.run())
+    assert unusable.reason is Reason.SETTLEMENT_FILE_MISSING
+    assert unusable.metadata["problem"].startswith("UNKNOWN_FORMAT")
+    behind.file = DayFile(day="2026-02-01").content()
+    another_day = await error_of(world.run())
+    assert another_day.metadata["problem"].startswith("DATE_DIFFERS")
+
+    mine = await world.capture(500, 5)
+    behind.file = DayFile().line(500, 5, **mine).content()
+    run = await world.run()
+    assert (run.state, run.matched) == (pb.RUN_STATE_BALANCED, 1)
+    assert await world.run() == run
+    assert [str(day) for day in behind.asked] == [DAY] * 4
 
 
 async def test_bad_input_is_refused(world: World) -> None:

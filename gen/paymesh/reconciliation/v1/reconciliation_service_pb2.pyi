@@ -243,6 +243,30 @@ What was posted for it is reversed.
 """
 Global___BreakState: _TypeAlias = BreakState  # noqa: Y015
 
+class _Resolution:
+    ValueType = _typing.NewType("ValueType", _builtins.int)
+    V: _TypeAlias = ValueType  # noqa: Y015
+
+class _ResolutionEnumTypeWrapper(_enum_type_wrapper._EnumTypeWrapper[_Resolution.ValueType], _builtins.type):
+    DESCRIPTOR: _descriptor.EnumDescriptor
+    RESOLUTION_UNSPECIFIED: _Resolution.ValueType  # 0
+    """Never stored."""
+    RESOLUTION_ACCEPT: _Resolution.ValueType  # 1
+    """It is settled as it stands: nothing more is posted, and what is posted stays."""
+    RESOLUTION_POST: _Resolution.ValueType  # 2
+    """The proposal is posted."""
+
+class Resolution(_Resolution, metaclass=_ResolutionEnumTypeWrapper):
+    """What an operator decides."""
+
+RESOLUTION_UNSPECIFIED: Resolution.ValueType  # 0
+"""Never stored."""
+RESOLUTION_ACCEPT: Resolution.ValueType  # 1
+"""It is settled as it stands: nothing more is posted, and what is posted stays."""
+RESOLUTION_POST: Resolution.ValueType  # 2
+"""The proposal is posted."""
+Global___Resolution: _TypeAlias = Resolution  # noqa: Y015
+
 @_typing.final
 class IngestSettlementFileRequest(_message.Message):
     """One part of a file's stream."""
@@ -823,6 +847,8 @@ class Run(_message.Message):
     FILE_IDS_FIELD_NUMBER: _builtins.int
     CUT_OFF_TIME_FIELD_NUMBER: _builtins.int
     CREATE_TIME_FIELD_NUMBER: _builtins.int
+    CLOSE_TIME_FIELD_NUMBER: _builtins.int
+    CLOSE_ACTOR_FIELD_NUMBER: _builtins.int
     run_id: _builtins.str
     """32 lower-case hex digits, computed from source, day, files, ledger and settings."""
     version: _builtins.int
@@ -839,6 +865,8 @@ class Run(_message.Message):
     """The day (YYYY-MM-DD)."""
     lines: _builtins.int
     """How many lines the day has."""
+    close_actor: _builtins.str
+    """Who closed it; empty while it is open."""
     @_builtins.property
     def counts(self) -> _containers.RepeatedCompositeFieldContainer[Global___ClassCount]:
         """How many breaks of each class it found."""
@@ -859,6 +887,10 @@ class Run(_message.Message):
     def create_time(self) -> _timestamp_pb2.Timestamp:
         """When it ran (UTC)."""
 
+    @_builtins.property
+    def close_time(self) -> _timestamp_pb2.Timestamp:
+        """When the day was closed with this version (UTC); not set while it is open."""
+
     def __init__(
         self,
         *,
@@ -875,12 +907,16 @@ class Run(_message.Message):
         file_ids: _abc.Iterable[_builtins.str] | None = ...,
         cut_off_time: _timestamp_pb2.Timestamp | None = ...,
         create_time: _timestamp_pb2.Timestamp | None = ...,
+        close_time: _timestamp_pb2.Timestamp | None = ...,
+        close_actor: _builtins.str = ...,
     ) -> None: ...
-    _HasFieldArgType: _TypeAlias = _typing.Literal["create_time", b"create_time", "cut_off_time", b"cut_off_time"]  # noqa: Y015
+    _HasFieldArgType: _TypeAlias = _typing.Literal["_close_time", b"_close_time", "close_time", b"close_time", "create_time", b"create_time", "cut_off_time", b"cut_off_time"]  # noqa: Y015
     def HasField(self, field_name: _HasFieldArgType) -> _builtins.bool: ...
-    _ClearFieldArgType: _TypeAlias = _typing.Literal["balances", b"balances", "breaks", b"breaks", "counts", b"counts", "create_time", b"create_time", "cut_off_time", b"cut_off_time", "file_ids", b"file_ids", "lines", b"lines", "matched", b"matched", "run_id", b"run_id", "settlement_date", b"settlement_date", "source", b"source", "state", b"state", "version", b"version"]  # noqa: Y015
+    _ClearFieldArgType: _TypeAlias = _typing.Literal["_close_time", b"_close_time", "balances", b"balances", "breaks", b"breaks", "close_actor", b"close_actor", "close_time", b"close_time", "counts", b"counts", "create_time", b"create_time", "cut_off_time", b"cut_off_time", "file_ids", b"file_ids", "lines", b"lines", "matched", b"matched", "run_id", b"run_id", "settlement_date", b"settlement_date", "source", b"source", "state", b"state", "version", b"version"]  # noqa: Y015
     def ClearField(self, field_name: _ClearFieldArgType) -> None: ...
-    def WhichOneof(self, oneof_group: _Never) -> None: ...
+    _WhichOneofReturnType__close_time: _TypeAlias = _typing.Literal["close_time"]  # noqa: Y015
+    _WhichOneofArgType__close_time: _TypeAlias = _typing.Literal["_close_time", b"_close_time"]  # noqa: Y015
+    def WhichOneof(self, oneof_group: _WhichOneofArgType__close_time) -> _WhichOneofReturnType__close_time | None: ...
 
 Global___Run: _TypeAlias = Run  # noqa: Y015
 
@@ -1253,3 +1289,123 @@ class Break(_message.Message):
     def WhichOneof(self, oneof_group: _Never) -> None: ...
 
 Global___Break: _TypeAlias = Break  # noqa: Y015
+
+@_typing.final
+class ResolveBreakRequest(_message.Message):
+    """Who resolves which break how."""
+
+    DESCRIPTOR: _descriptor.Descriptor
+
+    REQUEST_ID_FIELD_NUMBER: _builtins.int
+    BREAK_ID_FIELD_NUMBER: _builtins.int
+    RESOLUTION_FIELD_NUMBER: _builtins.int
+    ACTOR_FIELD_NUMBER: _builtins.int
+    NOTE_FIELD_NUMBER: _builtins.int
+    request_id: _builtins.str
+    """The idempotency key, 1 to 255 characters."""
+    break_id: _builtins.str
+    """32 lower-case hex digits."""
+    resolution: Global___Resolution.ValueType
+    """What is decided."""
+    actor: _builtins.str
+    """Who decides, 1 to 255 characters."""
+    note: _builtins.str
+    """Why, 1 to 1000 characters."""
+    def __init__(
+        self,
+        *,
+        request_id: _builtins.str = ...,
+        break_id: _builtins.str = ...,
+        resolution: Global___Resolution.ValueType = ...,
+        actor: _builtins.str = ...,
+        note: _builtins.str = ...,
+    ) -> None: ...
+    _HasFieldArgType: _TypeAlias = _Never  # noqa: Y015
+    def HasField(self, field_name: _HasFieldArgType) -> _builtins.bool: ...
+    _ClearFieldArgType: _TypeAlias = _typing.Literal["actor", b"actor", "break_id", b"break_id", "note", b"note", "request_id", b"request_id", "resolution", b"resolution"]  # noqa: Y015
+    def ClearField(self, field_name: _ClearFieldArgType) -> None: ...
+    def WhichOneof(self, oneof_group: _Never) -> None: ...
+
+Global___ResolveBreakRequest: _TypeAlias = ResolveBreakRequest  # noqa: Y015
+
+@_typing.final
+class ResolveBreakResponse(_message.Message):
+    """What became of it."""
+
+    DESCRIPTOR: _descriptor.Descriptor
+
+    RESOLVED_BREAK_FIELD_NUMBER: _builtins.int
+    @_builtins.property
+    def resolved_break(self) -> Global___Break:
+        """The break."""
+
+    def __init__(
+        self,
+        *,
+        resolved_break: Global___Break | None = ...,
+    ) -> None: ...
+    _HasFieldArgType: _TypeAlias = _typing.Literal["resolved_break", b"resolved_break"]  # noqa: Y015
+    def HasField(self, field_name: _HasFieldArgType) -> _builtins.bool: ...
+    _ClearFieldArgType: _TypeAlias = _typing.Literal["resolved_break", b"resolved_break"]  # noqa: Y015
+    def ClearField(self, field_name: _ClearFieldArgType) -> None: ...
+    def WhichOneof(self, oneof_group: _Never) -> None: ...
+
+Global___ResolveBreakResponse: _TypeAlias = ResolveBreakResponse  # noqa: Y015
+
+@_typing.final
+class CloseDayRequest(_message.Message):
+    """Who closes which day."""
+
+    DESCRIPTOR: _descriptor.Descriptor
+
+    REQUEST_ID_FIELD_NUMBER: _builtins.int
+    SETTLEMENT_DATE_FIELD_NUMBER: _builtins.int
+    SOURCE_FIELD_NUMBER: _builtins.int
+    ACTOR_FIELD_NUMBER: _builtins.int
+    request_id: _builtins.str
+    """The idempotency key, 1 to 255 characters."""
+    settlement_date: _builtins.str
+    """The day (YYYY-MM-DD)."""
+    source: _builtins.str
+    """The PSP, 1 to 63 characters."""
+    actor: _builtins.str
+    """Who closes it, 1 to 255 characters."""
+    def __init__(
+        self,
+        *,
+        request_id: _builtins.str = ...,
+        settlement_date: _builtins.str = ...,
+        source: _builtins.str = ...,
+        actor: _builtins.str = ...,
+    ) -> None: ...
+    _HasFieldArgType: _TypeAlias = _Never  # noqa: Y015
+    def HasField(self, field_name: _HasFieldArgType) -> _builtins.bool: ...
+    _ClearFieldArgType: _TypeAlias = _typing.Literal["actor", b"actor", "request_id", b"request_id", "settlement_date", b"settlement_date", "source", b"source"]  # noqa: Y015
+    def ClearField(self, field_name: _ClearFieldArgType) -> None: ...
+    def WhichOneof(self, oneof_group: _Never) -> None: ...
+
+Global___CloseDayRequest: _TypeAlias = CloseDayRequest  # noqa: Y015
+
+@_typing.final
+class CloseDayResponse(_message.Message):
+    """The day."""
+
+    DESCRIPTOR: _descriptor.Descriptor
+
+    RUN_FIELD_NUMBER: _builtins.int
+    @_builtins.property
+    def run(self) -> Global___Run:
+        """Its latest run, closed."""
+
+    def __init__(
+        self,
+        *,
+        run: Global___Run | None = ...,
+    ) -> None: ...
+    _HasFieldArgType: _TypeAlias = _typing.Literal["run", b"run"]  # noqa: Y015
+    def HasField(self, field_name: _HasFieldArgType) -> _builtins.bool: ...
+    _ClearFieldArgType: _TypeAlias = _typing.Literal["run", b"run"]  # noqa: Y015
+    def ClearField(self, field_name: _ClearFieldArgType) -> None: ...
+    def WhichOneof(self, oneof_group: _Never) -> None: ...
+
+Global___CloseDayResponse: _TypeAlias = CloseDayResponse  # noqa: Y015

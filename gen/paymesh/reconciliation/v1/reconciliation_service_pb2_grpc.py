@@ -70,6 +70,16 @@ class ReconciliationServiceStub:
                 request_serializer=paymesh_dot_reconciliation_dot_v1_dot_reconciliation__service__pb2.ListBreaksRequest.SerializeToString,
                 response_deserializer=paymesh_dot_reconciliation_dot_v1_dot_reconciliation__service__pb2.ListBreaksResponse.FromString,
                 _registered_method=True)
+        self.ResolveBreak = channel.unary_unary(
+                '/paymesh.reconciliation.v1.ReconciliationService/ResolveBreak',
+                request_serializer=paymesh_dot_reconciliation_dot_v1_dot_reconciliation__service__pb2.ResolveBreakRequest.SerializeToString,
+                response_deserializer=paymesh_dot_reconciliation_dot_v1_dot_reconciliation__service__pb2.ResolveBreakResponse.FromString,
+                _registered_method=True)
+        self.CloseDay = channel.unary_unary(
+                '/paymesh.reconciliation.v1.ReconciliationService/CloseDay',
+                request_serializer=paymesh_dot_reconciliation_dot_v1_dot_reconciliation__service__pb2.CloseDayRequest.SerializeToString,
+                response_deserializer=paymesh_dot_reconciliation_dot_v1_dot_reconciliation__service__pb2.CloseDayResponse.FromString,
+                _registered_method=True)
         self.FindSettlementLines = channel.unary_unary(
                 '/paymesh.reconciliation.v1.ReconciliationService/FindSettlementLines',
                 request_serializer=paymesh_dot_reconciliation_dot_v1_dot_reconciliation__service__pb2.FindSettlementLinesRequest.SerializeToString,
@@ -122,7 +132,8 @@ class ReconciliationServiceServicer:
     def Reconcile(self, request, context):
         """Reconciles a day of a source: matches its lines with the ledger's captures,
         finds and classifies what differs, and posts what may be posted by itself. The
-        call for cron. Days whose lines waited for a capture that came are reconciled
+        call for cron. A file that has not come is fetched from the source's adapter,
+        if the service knows one. Days whose lines waited for a capture that came are reconciled
         again first.
 
         Idempotent: with unchanged inputs (files, ledger, settings) it is the same run
@@ -130,7 +141,8 @@ class ReconciliationServiceServicer:
         version of the day, which reverses what it no longer wants.
 
         Errors: INVALID_ARGUMENT / VALIDATION_FAILED; NOT_FOUND / SOURCE_NOT_FOUND;
-        FAILED_PRECONDITION / SETTLEMENT_FILE_MISSING (ingest one first), WRONG_STATE
+        FAILED_PRECONDITION / SETTLEMENT_FILE_MISSING (none came that can be used, and
+        none can be fetched: ingest one first), WRONG_STATE
         (the source is a bank: that is not built yet); UNAVAILABLE / DEPENDENCY_DOWN;
         ABORTED / OUTCOME_UNKNOWN. After the last two call again.
         """
@@ -164,6 +176,34 @@ class ReconciliationServiceServicer:
 
         Errors: INVALID_ARGUMENT / VALIDATION_FAILED (also for a page_token from
         another list); NOT_FOUND / RUN_NOT_FOUND; UNAVAILABLE / DEPENDENCY_DOWN.
+        """
+        context.set_code(grpc.StatusCode.UNIMPLEMENTED)
+        context.set_details('Method not implemented!')
+        raise NotImplementedError('Method not implemented!')
+
+    def ResolveBreak(self, request, context):
+        """Resolves a break, by an operator: it is settled as it stands, or its proposal is
+        posted. Its day is reconciled again, so that the answer is what became of it.
+
+        Idempotent on request_id, scoped to the caller. Errors: INVALID_ARGUMENT /
+        VALIDATION_FAILED; NOT_FOUND / BREAK_NOT_FOUND; ALREADY_EXISTS /
+        REQUEST_ID_REUSED (the differing fields in metadata); FAILED_PRECONDITION /
+        WRONG_STATE (the break is no longer there, or has nothing to post); UNAVAILABLE /
+        DEPENDENCY_DOWN; ABORTED / OUTCOME_UNKNOWN: call again.
+        """
+        context.set_code(grpc.StatusCode.UNIMPLEMENTED)
+        context.set_details('Method not implemented!')
+        raise NotImplementedError('Method not implemented!')
+
+    def CloseDay(self, request, context):
+        """Closes a day whose latest run is BALANCED or EXPLAINED and of which no break of
+        a line waits for an operator. A later version of the day reopens it.
+
+        Idempotent on request_id, scoped to the caller; a day that is closed stays so.
+        Errors: INVALID_ARGUMENT / VALIDATION_FAILED; NOT_FOUND / SOURCE_NOT_FOUND,
+        RUN_NOT_FOUND (the day was never reconciled); ALREADY_EXISTS /
+        REQUEST_ID_REUSED; FAILED_PRECONDITION / WRONG_STATE; UNAVAILABLE /
+        DEPENDENCY_DOWN; ABORTED / OUTCOME_UNKNOWN: call again.
         """
         context.set_code(grpc.StatusCode.UNIMPLEMENTED)
         context.set_details('Method not implemented!')
@@ -216,6 +256,16 @@ def add_ReconciliationServiceServicer_to_server(servicer, server):
                     servicer.ListBreaks,
                     request_deserializer=paymesh_dot_reconciliation_dot_v1_dot_reconciliation__service__pb2.ListBreaksRequest.FromString,
                     response_serializer=paymesh_dot_reconciliation_dot_v1_dot_reconciliation__service__pb2.ListBreaksResponse.SerializeToString,
+            ),
+            'ResolveBreak': grpc.unary_unary_rpc_method_handler(
+                    servicer.ResolveBreak,
+                    request_deserializer=paymesh_dot_reconciliation_dot_v1_dot_reconciliation__service__pb2.ResolveBreakRequest.FromString,
+                    response_serializer=paymesh_dot_reconciliation_dot_v1_dot_reconciliation__service__pb2.ResolveBreakResponse.SerializeToString,
+            ),
+            'CloseDay': grpc.unary_unary_rpc_method_handler(
+                    servicer.CloseDay,
+                    request_deserializer=paymesh_dot_reconciliation_dot_v1_dot_reconciliation__service__pb2.CloseDayRequest.FromString,
+                    response_serializer=paymesh_dot_reconciliation_dot_v1_dot_reconciliation__service__pb2.CloseDayResponse.SerializeToString,
             ),
             'FindSettlementLines': grpc.unary_unary_rpc_method_handler(
                     servicer.FindSettlementLines,
@@ -413,6 +463,60 @@ class ReconciliationService:
             '/paymesh.reconciliation.v1.ReconciliationService/ListBreaks',
             paymesh_dot_reconciliation_dot_v1_dot_reconciliation__service__pb2.ListBreaksRequest.SerializeToString,
             paymesh_dot_reconciliation_dot_v1_dot_reconciliation__service__pb2.ListBreaksResponse.FromString,
+            options,
+            channel_credentials,
+            insecure,
+            call_credentials,
+            compression,
+            wait_for_ready,
+            timeout,
+            metadata,
+            _registered_method=True)
+
+    @staticmethod
+    def ResolveBreak(request,
+            target,
+            options=(),
+            channel_credentials=None,
+            call_credentials=None,
+            insecure=False,
+            compression=None,
+            wait_for_ready=None,
+            timeout=None,
+            metadata=None):
+        return grpc.experimental.unary_unary(
+            request,
+            target,
+            '/paymesh.reconciliation.v1.ReconciliationService/ResolveBreak',
+            paymesh_dot_reconciliation_dot_v1_dot_reconciliation__service__pb2.ResolveBreakRequest.SerializeToString,
+            paymesh_dot_reconciliation_dot_v1_dot_reconciliation__service__pb2.ResolveBreakResponse.FromString,
+            options,
+            channel_credentials,
+            insecure,
+            call_credentials,
+            compression,
+            wait_for_ready,
+            timeout,
+            metadata,
+            _registered_method=True)
+
+    @staticmethod
+    def CloseDay(request,
+            target,
+            options=(),
+            channel_credentials=None,
+            call_credentials=None,
+            insecure=False,
+            compression=None,
+            wait_for_ready=None,
+            timeout=None,
+            metadata=None):
+        return grpc.experimental.unary_unary(
+            request,
+            target,
+            '/paymesh.reconciliation.v1.ReconciliationService/CloseDay',
+            paymesh_dot_reconciliation_dot_v1_dot_reconciliation__service__pb2.CloseDayRequest.SerializeToString,
+            paymesh_dot_reconciliation_dot_v1_dot_reconciliation__service__pb2.CloseDayResponse.FromString,
             options,
             channel_credentials,
             insecure,

@@ -62,7 +62,8 @@ class ReconciliationServiceStub:
     Reconcile: _grpc.UnaryUnaryMultiCallable[_reconciliation_service_pb2.ReconcileRequest, _reconciliation_service_pb2.ReconcileResponse]
     """Reconciles a day of a source: matches its lines with the ledger's captures,
     finds and classifies what differs, and posts what may be posted by itself. The
-    call for cron. Days whose lines waited for a capture that came are reconciled
+    call for cron. A file that has not come is fetched from the source's adapter,
+    if the service knows one. Days whose lines waited for a capture that came are reconciled
     again first.
 
     Idempotent: with unchanged inputs (files, ledger, settings) it is the same run
@@ -70,7 +71,8 @@ class ReconciliationServiceStub:
     version of the day, which reverses what it no longer wants.
 
     Errors: INVALID_ARGUMENT / VALIDATION_FAILED; NOT_FOUND / SOURCE_NOT_FOUND;
-    FAILED_PRECONDITION / SETTLEMENT_FILE_MISSING (ingest one first), WRONG_STATE
+    FAILED_PRECONDITION / SETTLEMENT_FILE_MISSING (none came that can be used, and
+    none can be fetched: ingest one first), WRONG_STATE
     (the source is a bank: that is not built yet); UNAVAILABLE / DEPENDENCY_DOWN;
     ABORTED / OUTCOME_UNKNOWN. After the last two call again.
     """
@@ -92,6 +94,26 @@ class ReconciliationServiceStub:
 
     Errors: INVALID_ARGUMENT / VALIDATION_FAILED (also for a page_token from
     another list); NOT_FOUND / RUN_NOT_FOUND; UNAVAILABLE / DEPENDENCY_DOWN.
+    """
+    ResolveBreak: _grpc.UnaryUnaryMultiCallable[_reconciliation_service_pb2.ResolveBreakRequest, _reconciliation_service_pb2.ResolveBreakResponse]
+    """Resolves a break, by an operator: it is settled as it stands, or its proposal is
+    posted. Its day is reconciled again, so that the answer is what became of it.
+
+    Idempotent on request_id, scoped to the caller. Errors: INVALID_ARGUMENT /
+    VALIDATION_FAILED; NOT_FOUND / BREAK_NOT_FOUND; ALREADY_EXISTS /
+    REQUEST_ID_REUSED (the differing fields in metadata); FAILED_PRECONDITION /
+    WRONG_STATE (the break is no longer there, or has nothing to post); UNAVAILABLE /
+    DEPENDENCY_DOWN; ABORTED / OUTCOME_UNKNOWN: call again.
+    """
+    CloseDay: _grpc.UnaryUnaryMultiCallable[_reconciliation_service_pb2.CloseDayRequest, _reconciliation_service_pb2.CloseDayResponse]
+    """Closes a day whose latest run is BALANCED or EXPLAINED and of which no break of
+    a line waits for an operator. A later version of the day reopens it.
+
+    Idempotent on request_id, scoped to the caller; a day that is closed stays so.
+    Errors: INVALID_ARGUMENT / VALIDATION_FAILED; NOT_FOUND / SOURCE_NOT_FOUND,
+    RUN_NOT_FOUND (the day was never reconciled); ALREADY_EXISTS /
+    REQUEST_ID_REUSED; FAILED_PRECONDITION / WRONG_STATE; UNAVAILABLE /
+    DEPENDENCY_DOWN; ABORTED / OUTCOME_UNKNOWN: call again.
     """
     FindSettlementLines: _grpc.UnaryUnaryMultiCallable[_reconciliation_service_pb2.FindSettlementLinesRequest, _reconciliation_service_pb2.FindSettlementLinesResponse]
     """Finds the lines that name a PSP reference or an operation of ours, in current
@@ -134,7 +156,8 @@ class ReconciliationServiceAsyncStub(ReconciliationServiceStub):
     Reconcile: _aio.UnaryUnaryMultiCallable[_reconciliation_service_pb2.ReconcileRequest, _reconciliation_service_pb2.ReconcileResponse]  # type: ignore[assignment]
     """Reconciles a day of a source: matches its lines with the ledger's captures,
     finds and classifies what differs, and posts what may be posted by itself. The
-    call for cron. Days whose lines waited for a capture that came are reconciled
+    call for cron. A file that has not come is fetched from the source's adapter,
+    if the service knows one. Days whose lines waited for a capture that came are reconciled
     again first.
 
     Idempotent: with unchanged inputs (files, ledger, settings) it is the same run
@@ -142,7 +165,8 @@ class ReconciliationServiceAsyncStub(ReconciliationServiceStub):
     version of the day, which reverses what it no longer wants.
 
     Errors: INVALID_ARGUMENT / VALIDATION_FAILED; NOT_FOUND / SOURCE_NOT_FOUND;
-    FAILED_PRECONDITION / SETTLEMENT_FILE_MISSING (ingest one first), WRONG_STATE
+    FAILED_PRECONDITION / SETTLEMENT_FILE_MISSING (none came that can be used, and
+    none can be fetched: ingest one first), WRONG_STATE
     (the source is a bank: that is not built yet); UNAVAILABLE / DEPENDENCY_DOWN;
     ABORTED / OUTCOME_UNKNOWN. After the last two call again.
     """
@@ -164,6 +188,26 @@ class ReconciliationServiceAsyncStub(ReconciliationServiceStub):
 
     Errors: INVALID_ARGUMENT / VALIDATION_FAILED (also for a page_token from
     another list); NOT_FOUND / RUN_NOT_FOUND; UNAVAILABLE / DEPENDENCY_DOWN.
+    """
+    ResolveBreak: _aio.UnaryUnaryMultiCallable[_reconciliation_service_pb2.ResolveBreakRequest, _reconciliation_service_pb2.ResolveBreakResponse]  # type: ignore[assignment]
+    """Resolves a break, by an operator: it is settled as it stands, or its proposal is
+    posted. Its day is reconciled again, so that the answer is what became of it.
+
+    Idempotent on request_id, scoped to the caller. Errors: INVALID_ARGUMENT /
+    VALIDATION_FAILED; NOT_FOUND / BREAK_NOT_FOUND; ALREADY_EXISTS /
+    REQUEST_ID_REUSED (the differing fields in metadata); FAILED_PRECONDITION /
+    WRONG_STATE (the break is no longer there, or has nothing to post); UNAVAILABLE /
+    DEPENDENCY_DOWN; ABORTED / OUTCOME_UNKNOWN: call again.
+    """
+    CloseDay: _aio.UnaryUnaryMultiCallable[_reconciliation_service_pb2.CloseDayRequest, _reconciliation_service_pb2.CloseDayResponse]  # type: ignore[assignment]
+    """Closes a day whose latest run is BALANCED or EXPLAINED and of which no break of
+    a line waits for an operator. A later version of the day reopens it.
+
+    Idempotent on request_id, scoped to the caller; a day that is closed stays so.
+    Errors: INVALID_ARGUMENT / VALIDATION_FAILED; NOT_FOUND / SOURCE_NOT_FOUND,
+    RUN_NOT_FOUND (the day was never reconciled); ALREADY_EXISTS /
+    REQUEST_ID_REUSED; FAILED_PRECONDITION / WRONG_STATE; UNAVAILABLE /
+    DEPENDENCY_DOWN; ABORTED / OUTCOME_UNKNOWN: call again.
     """
     FindSettlementLines: _aio.UnaryUnaryMultiCallable[_reconciliation_service_pb2.FindSettlementLinesRequest, _reconciliation_service_pb2.FindSettlementLinesResponse]  # type: ignore[assignment]
     """Finds the lines that name a PSP reference or an operation of ours, in current
@@ -227,7 +271,8 @@ class ReconciliationServiceServicer(metaclass=_abc_1.ABCMeta):
     ) -> _typing.Union[_reconciliation_service_pb2.ReconcileResponse, _abc.Awaitable[_reconciliation_service_pb2.ReconcileResponse]]:
         """Reconciles a day of a source: matches its lines with the ledger's captures,
         finds and classifies what differs, and posts what may be posted by itself. The
-        call for cron. Days whose lines waited for a capture that came are reconciled
+        call for cron. A file that has not come is fetched from the source's adapter,
+        if the service knows one. Days whose lines waited for a capture that came are reconciled
         again first.
 
         Idempotent: with unchanged inputs (files, ledger, settings) it is the same run
@@ -235,7 +280,8 @@ class ReconciliationServiceServicer(metaclass=_abc_1.ABCMeta):
         version of the day, which reverses what it no longer wants.
 
         Errors: INVALID_ARGUMENT / VALIDATION_FAILED; NOT_FOUND / SOURCE_NOT_FOUND;
-        FAILED_PRECONDITION / SETTLEMENT_FILE_MISSING (ingest one first), WRONG_STATE
+        FAILED_PRECONDITION / SETTLEMENT_FILE_MISSING (none came that can be used, and
+        none can be fetched: ingest one first), WRONG_STATE
         (the source is a bank: that is not built yet); UNAVAILABLE / DEPENDENCY_DOWN;
         ABORTED / OUTCOME_UNKNOWN. After the last two call again.
         """
@@ -275,6 +321,38 @@ class ReconciliationServiceServicer(metaclass=_abc_1.ABCMeta):
 
         Errors: INVALID_ARGUMENT / VALIDATION_FAILED (also for a page_token from
         another list); NOT_FOUND / RUN_NOT_FOUND; UNAVAILABLE / DEPENDENCY_DOWN.
+        """
+
+    @_abc_1.abstractmethod
+    def ResolveBreak(
+        self,
+        request: _reconciliation_service_pb2.ResolveBreakRequest,
+        context: _ServicerContext,
+    ) -> _typing.Union[_reconciliation_service_pb2.ResolveBreakResponse, _abc.Awaitable[_reconciliation_service_pb2.ResolveBreakResponse]]:
+        """Resolves a break, by an operator: it is settled as it stands, or its proposal is
+        posted. Its day is reconciled again, so that the answer is what became of it.
+
+        Idempotent on request_id, scoped to the caller. Errors: INVALID_ARGUMENT /
+        VALIDATION_FAILED; NOT_FOUND / BREAK_NOT_FOUND; ALREADY_EXISTS /
+        REQUEST_ID_REUSED (the differing fields in metadata); FAILED_PRECONDITION /
+        WRONG_STATE (the break is no longer there, or has nothing to post); UNAVAILABLE /
+        DEPENDENCY_DOWN; ABORTED / OUTCOME_UNKNOWN: call again.
+        """
+
+    @_abc_1.abstractmethod
+    def CloseDay(
+        self,
+        request: _reconciliation_service_pb2.CloseDayRequest,
+        context: _ServicerContext,
+    ) -> _typing.Union[_reconciliation_service_pb2.CloseDayResponse, _abc.Awaitable[_reconciliation_service_pb2.CloseDayResponse]]:
+        """Closes a day whose latest run is BALANCED or EXPLAINED and of which no break of
+        a line waits for an operator. A later version of the day reopens it.
+
+        Idempotent on request_id, scoped to the caller; a day that is closed stays so.
+        Errors: INVALID_ARGUMENT / VALIDATION_FAILED; NOT_FOUND / SOURCE_NOT_FOUND,
+        RUN_NOT_FOUND (the day was never reconciled); ALREADY_EXISTS /
+        REQUEST_ID_REUSED; FAILED_PRECONDITION / WRONG_STATE; UNAVAILABLE /
+        DEPENDENCY_DOWN; ABORTED / OUTCOME_UNKNOWN: call again.
         """
 
     @_abc_1.abstractmethod
