@@ -167,15 +167,17 @@ def _let_writes_fail(mesh: RunningMesh) -> None:
     assert pid is not None
     with psycopg.connect(mesh.databases["admin"]) as connection:
         rows = connection.execute("SELECT pid FROM pg_stat_activity").fetchall()
+    # As PostgreSQL's own user, who alone may do it without more privileges than root has here;
+    # by a program, because gRPC's threads in this process do not outlive a fork that changes it.
     owner = Path(f"/proc/{pid}").stat()
-    for process in (pid, *(row[0] for row in rows)):
-        # As PostgreSQL's own user, who alone may do it without more privileges than root has here.
-        subprocess.run(
-            ["prlimit", "--pid", str(process), "--fsize=0:"],
-            user=owner.st_uid,
-            group=owner.st_gid,
-            extra_groups=[] if os.geteuid() == 0 else None,
-            check=False,  # a session may have ended meanwhile
-        )
+    become = ["setpriv", f"--reuid={owner.st_uid}", f"--regid={owner.st_gid}", "--clear-groups"]
+    subprocess.run(
+        [
+            *(become if os.geteuid() == 0 else []),
+            *("sh", "-c", 'for pid in "$@"; do prlimit --pid "$pid" --fsize=0:; done', "sh"),
+            *(str(process) for process in (pid, *(row[0] for row in rows))),
+        ],
+        check=False,  # a session may have ended meanwhile
+    )
     limit = Path(f"/proc/{pid}/limits").read_text()
     assert re.search(r"^Max file size +0 ", limit, re.MULTILINE), limit

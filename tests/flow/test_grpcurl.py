@@ -33,7 +33,7 @@ SERVICES = {
     "executor": ["paymesh.executor.v1.ExecutorService"],
     "wallet": ["paymesh.wallet.v1.WalletPostingService", "paymesh.wallet.v1.WalletService"],
     "ledger": ["paymesh.ledger.v1.LedgerPostingService", "paymesh.ledger.v1.LedgerService"],
-    "psp_stub": ["paymesh.psp.v1.PspService"],
+    "psp_stub": ["paymesh.psp.v1.PspService", "paymesh.psp.v1.PspStubControlService"],
 }
 
 
