@@ -4,11 +4,18 @@ from __future__ import annotations
 
 from functools import partial
 
-from paymesh.ledger.v1 import ledger_posting_service_pb2, ledger_service_pb2
+from paymesh.ledger.v1 import (
+    ledger_posting_service_pb2,
+    ledger_service_pb2,
+    operation_register_service_pb2,
+)
 from paymesh.ledger.v1.ledger_posting_service_pb2_grpc import (
     add_LedgerPostingServiceServicer_to_server,
 )
 from paymesh.ledger.v1.ledger_service_pb2_grpc import add_LedgerServiceServicer_to_server
+from paymesh.ledger.v1.operation_register_service_pb2_grpc import (
+    add_OperationRegisterServiceServicer_to_server,
+)
 from paymesh.reconciliation.v1 import reconciliation_service_pb2
 from paymesh.reconciliation.v1.reconciliation_service_pb2_grpc import (
     add_ReconciliationServiceServicer_to_server,
@@ -18,6 +25,7 @@ from ledger_svc import operations
 from ledger_svc.config import Settings
 from ledger_svc.reconciliation.servicer import ReconciliationServicer
 from ledger_svc.servicer import LedgerPostingServicer, LedgerServicer, LedgerWriter
+from ledger_svc.servicer_register import OperationRegisterServicer
 from mesh import server as mesh_server
 from mesh.config import load
 from mesh.db import Database
@@ -49,6 +57,13 @@ def wire(settings: Settings, database: Database) -> tuple[Server, Background]:
     add_LedgerPostingServiceServicer_to_server(LedgerPostingServicer(writer), server.grpc)
     server.add(
         ledger_posting_service_pb2.DESCRIPTOR.services_by_name["LedgerPostingService"].full_name,
+        internal=True,
+    )
+    add_OperationRegisterServiceServicer_to_server(OperationRegisterServicer(database), server.grpc)
+    server.add(
+        operation_register_service_pb2.DESCRIPTOR.services_by_name[
+            "OperationRegisterService"
+        ].full_name,
         internal=True,
     )
     patient = Database(

@@ -12,7 +12,7 @@ from sqlalchemy.ext.asyncio import AsyncConnection
 
 from mesh.db import CommitFailed, CommitUnknown, Database
 from mesh.errors import MeshError, Reason
-from payment_svc import store, store_reads
+from payment_svc import store, store_reads, store_reconciliation
 from payment_svc.domain import (
     Item,
     NewPayment,
@@ -21,7 +21,8 @@ from payment_svc.domain import (
     differences,
     request_id_reused,
 )
-from payment_svc.views import Payment, Replicas, Standing
+from payment_svc.store_reconciliation import Place
+from payment_svc.views import Payment, Replicas, Standing, UnknownOperation, Unregistered
 
 
 @dataclass(frozen=True, slots=True)
@@ -197,6 +198,42 @@ async def own_items(
     # Asked again: what was finished during the first look is not missing, but done.
     return await database.read(
         "payment.own_items", lambda connection: store.select_own(connection, epoch, missing)
+    )
+
+
+async def unknown(database: Database, after: Place, most: int) -> list[UnknownOperation]:
+    """Operations whose outcome only evidence can tell, and that nobody drives; oldest first."""
+    return await database.read(
+        "payment.unknown",
+        lambda connection: store_reconciliation.select_unknown(connection, after, most),
+    )
+
+
+async def take_unknown(
+    database: Database, operations: Sequence[tuple[UUID, UUID]], epoch: int
+) -> list[Item]:
+    """Takes (payment_id, operation_id) that are still unknown and that nobody drives."""
+    return await database.commit(
+        "payment.take_unknown",
+        lambda connection: store.take_unknown(connection, epoch, operations),
+        one_write=True,
+    )
+
+
+async def unregistered(database: Database, after: Place, most: int) -> list[Unregistered]:
+    """Operations of which the ledger's register has something to be told; oldest first."""
+    return await database.read(
+        "payment.unregistered",
+        lambda connection: store_reconciliation.select_unregistered(connection, after, most),
+    )
+
+
+async def registered(database: Database, told: Sequence[Unregistered]) -> None:
+    """Notes what the register was told; what was learnt since then stays to be told."""
+    await database.commit(
+        "payment.registered",
+        lambda connection: store_reconciliation.mark_registered(connection, told),
+        one_write=True,
     )
 
 

@@ -15,6 +15,7 @@ from paymesh.psp.v1 import psp_service_pb2 as psp_pb
 from executor_svc.domain import Operation, Source, State
 from mesh import ids
 from mesh.errors import Code, Reason
+from tests.support.eventually import eventually
 from tests.support.executor import (
     Client,
     error_of,
@@ -188,9 +189,7 @@ async def test_what_is_under_way_is_settled_beside_that_and_all_are_told(url: st
     async with psp.serving() as target, serving(url, target) as client, client.stream() as first:
         await first.send([operation])
         await first.until(lambda stream: stream.acknowledged)
-        async with asyncio.timeout(10):
-            while not psp.charged:
-                await asyncio.sleep(0.01)
+        await eventually(lambda: psp.charged)
         settled = await client.settle(operation, evidence(), timeout_s=5)
         assert settled[0] == "captured"
         assert await first.results([operation], 5) == [settled]
@@ -199,13 +198,16 @@ async def test_what_is_under_way_is_settled_beside_that_and_all_are_told(url: st
 async def test_what_is_under_way_goes_on_where_the_file_proves_nothing(url: str) -> None:
     operation = new_operation()
     psp = FakePsp(silent)
-    async with psp.serving() as target, serving(url, target, psp_deadline_ms=800) as client:
-        async with client.stream() as first:
-            await first.send([operation])
-            await first.until(lambda stream: stream.acknowledged)
-            psp.will_find(key(operation))
-            assert (await client.settle(operation, evidence(source="a_bank")))[0] == "captured"
-            ((_, outcome),) = await first.results([operation])
+    async with (
+        psp.serving() as target,
+        serving(url, target, psp_deadline_ms=800) as client,
+        client.stream() as first,
+    ):
+        await first.send([operation])
+        await first.until(lambda stream: stream.acknowledged)
+        psp.will_find(key(operation))
+        assert (await client.settle(operation, evidence(source="a_bank")))[0] == "captured"
+        ((_, outcome),) = await first.results([operation])
     assert outcome.evidence == payment_pb2.EVIDENCE_SOURCE_PSP_LOOK_UP
 
 

@@ -30,6 +30,7 @@ SETTINGS: dict[str, Any] = {
     "delayed_first_ms": 20,
     "delayed_most_ms": 50,
     "parked_poll_ms": 50,
+    "evidence_poll_ms": 50,
     "drain_s": 5.0,
 }
 
