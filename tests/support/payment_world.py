@@ -44,7 +44,7 @@ class World:
         """The superuser's, of the same database."""
         self.executor = FakeExecutor()
         self.wallet = FakeWallet()
-        self.ledger = FakeLedger()
+        self.ledger = FakeLedger()  # type: ignore[abstract]  # it plays what is called here
         self._replicas: list[Replica] = []
         self._others: list[FakeExecutor] = []
 
