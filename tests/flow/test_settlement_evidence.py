@@ -5,6 +5,7 @@ from __future__ import annotations
 import threading
 from collections.abc import Iterator
 from datetime import date, timedelta
+from typing import Any
 
 import pytest
 from paymesh.ledger.v1 import operation_register_service_pb2 as register_pb
@@ -55,7 +56,7 @@ def line_of(mesh: RunningMesh, file: DayFile, payment: pb.Payment, **cells: obje
     file.line(int(str(amount)), int(str(fee)), **(told | cells))
 
 
-def _names(payment: pb.Payment) -> dict[str, object]:
+def _names(payment: pb.Payment) -> dict[str, Any]:
     (order,) = payment.orders
     return {"operation_id": order.operations[0].operation_id, "order_id": order.order_id}
 

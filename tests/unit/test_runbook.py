@@ -46,9 +46,9 @@ def events_in_code() -> set[str]:
         constant.value
         for tree in trees(*SOURCES)
         for node in ast.walk(tree)
-        if isinstance(node, ast.Call)
-        if isinstance(node.func, ast.Attribute)
-        if node.func.attr in LEVELS and node.args
+        if isinstance(node, ast.Call) and node.args
+        # One attribute, or `(log.debug if … else log.info)`.
+        if any(isinstance(n, ast.Attribute) and n.attr in LEVELS for n in ast.walk(node.func))
         for constant in ast.walk(node.args[0])
         if isinstance(constant, ast.Constant) and isinstance(constant.value, str)
     }
