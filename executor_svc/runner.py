@@ -77,7 +77,7 @@ class Runner:
             backoff_s=backoff_s,
             finish=self._finish,
         )
-        self._settling = Settling(database, writer, finish=self._finish)
+        self._settling = Settling(database, writer, self._ladder, finish=self._finish)
         self._runs: dict[UUID, _Run] = {}
 
     def submit(

@@ -2,7 +2,8 @@
 
 The PSP is not asked, and nothing is sent: it may be down, and it may have forgotten the key.
 The evidence moves a row by the same table of states as the PSP's own answers do, so what was
-declined, captured or parked for an operator stays as it is.
+declined, captured or parked for an operator stays as it is. Where it proves nothing, the round
+goes the usual way: the same line, brought again and again, must not keep the PSP from being asked.
 """
 
 from __future__ import annotations
@@ -15,7 +16,7 @@ import structlog
 
 from executor_svc import domain, operations
 from executor_svc.domain import RESTING, Finding, Outcome, Settled, Source, Stored
-from executor_svc.ladder import Finish, Run, conflict
+from executor_svc.ladder import Finish, Ladder, Run, conflict
 from executor_svc.operations import Found, Intent, Write, Written
 from mesh.batching import Writer
 from mesh.db import Database
@@ -30,11 +31,17 @@ class Settling:
     """Takes runs to their end by evidence alone. Belongs to one event loop."""
 
     def __init__(
-        self, database: Database, writer: Writer[Write, Written], *, finish: Finish
+        self,
+        database: Database,
+        writer: Writer[Write, Written],
+        ladder: Ladder,
+        *,
+        finish: Finish,
     ) -> None:
         """finish: as in Ladder."""
         self._database = database
         self._writer = writer
+        self._ladder = ladder
         self._finish = finish
         self._tasks: set[asyncio.Task[None]] = set()
 
@@ -59,6 +66,7 @@ class Settling:
                 self._end(run, error, under_way)
             return
         writes: list[Write] = []
+        unproven: list[Run] = []
         written: list[tuple[Run, Finding]] = []
         for run, settled in proven:
             row = rows.get(run.operation.operation_id)
@@ -76,11 +84,13 @@ class Settling:
                     sent_to=row.source,
                     settled_by=settled.source,
                 )
-                self._end(run, row, under_way)
+                unproven.append(run)
                 continue
             finding = _finding(run, settled)
             writes.append(Found(run.operation, finding, run.restart))
             written.append((run, finding))
+        if unproven and not under_way:
+            self._ladder.begin(unproven, asyncio.get_running_loop().create_future())
         results = await self._writer.write(writes, durable=True)
         answers = [r for w, r in zip(writes, results, strict=True) if isinstance(w, Found)]
         for (run, finding), result in zip(written, answers, strict=True):

@@ -22,7 +22,6 @@ from payment_svc import operations
 from payment_svc.clients_reconciliation import MAX_LIST_ITEMS, SettlementClient
 from payment_svc.domain import Item, Settled
 from payment_svc.settlement import Line, Unclear, judge
-from payment_svc.store_reconciliation import Place
 from payment_svc.views import UnknownOperation
 
 log = structlog.get_logger()
@@ -55,9 +54,8 @@ class Evidence:
                 log.warning("evidence_waits", cause=str(error))
 
     async def _look(self) -> None:
-        place: Place = None
         unclear: set[UUID] = set()
-        while page := await operations.unknown(self._database, place, MAX_LIST_ITEMS):
+        async for page in operations.unknown(self._database, MAX_LIST_ITEMS):
             lines = await self._settlement.find([one.operation_id.hex for one in page])
             proven: dict[tuple[UUID, UUID], Settled] = {}
             for one in page:
@@ -71,7 +69,6 @@ class Evidence:
             if proven:
                 for item in await self._drive(proven):
                     _tell_proven(item, lines[item.operation_id.hex])
-            place = page[-1].create_time, page[-1].operation_id
         self._unclear = unclear
 
     def _tell_unclear(self, one: UnknownOperation, proof: Unclear, lines: list[Line]) -> None:

@@ -2,9 +2,10 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Mapping, Sequence, Set
+from collections.abc import AsyncIterator, Callable, Mapping, Sequence, Set
 from dataclasses import dataclass
 from datetime import datetime
+from functools import partial
 from typing import TypeAlias
 from uuid import UUID
 
@@ -201,12 +202,21 @@ async def own_items(
     )
 
 
-async def unknown(database: Database, after: Place, most: int) -> list[UnknownOperation]:
-    """Operations whose outcome only evidence can tell, and that nobody drives; oldest first."""
-    return await database.read(
-        "payment.unknown",
-        lambda connection: store_reconciliation.select_unknown(connection, after, most),
-    )
+async def unknown(database: Database, most: int) -> AsyncIterator[list[UnknownOperation]]:
+    """Operations whose outcome only evidence can tell, and that nobody drives; oldest first.
+
+    In pages of at most `most`, each read when it is asked for; none is empty.
+    """
+    place: Place = None
+    while True:
+        page = await database.read(
+            "payment.unknown", partial(store_reconciliation.select_unknown, after=place, most=most)
+        )
+        if page:
+            yield page
+        if len(page) < most:
+            return
+        place = page[-1].create_time, page[-1].operation_id
 
 
 async def take_unknown(
@@ -220,12 +230,19 @@ async def take_unknown(
     )
 
 
-async def unregistered(database: Database, after: Place, most: int) -> list[Unregistered]:
-    """Operations of which the ledger's register has something to be told; oldest first."""
-    return await database.read(
-        "payment.unregistered",
-        lambda connection: store_reconciliation.select_unregistered(connection, after, most),
-    )
+async def unregistered(database: Database, most: int) -> AsyncIterator[list[Unregistered]]:
+    """Operations of which the ledger's register has something to be told; pages as above."""
+    place: Place = None
+    while True:
+        page = await database.read(
+            "payment.unregistered",
+            partial(store_reconciliation.select_unregistered, after=place, most=most),
+        )
+        if page:
+            yield page
+        if len(page) < most:
+            return
+        place = page[-1].create_time, page[-1].operation_id
 
 
 async def registered(database: Database, told: Sequence[Unregistered]) -> None:

@@ -17,7 +17,6 @@ from mesh.errors import MeshError
 from payment_svc import operations
 from payment_svc.clients_reconciliation import MAX_LIST_ITEMS, RegisterClient
 from payment_svc.domain import News, Progress
-from payment_svc.store_reconciliation import Place
 
 log = structlog.get_logger()
 
@@ -63,9 +62,8 @@ class Registering:
 
     async def _tell(self) -> None:
         """Tells all that is marked; what the ledger refuses stays marked and is passed over."""
-        place: Place = None
         refused: set[UUID] = set()
-        while page := await operations.unregistered(self._database, place, MAX_LIST_ITEMS):
+        async for page in operations.unregistered(self._database, MAX_LIST_ITEMS):
             answers = await self._register.register(page)
             told = []
             for one, refusal in zip(page, answers, strict=True):
@@ -77,5 +75,4 @@ class Registering:
                     log.error("register_refused", **one.ids, cause=str(refusal))
             if told:
                 await operations.registered(self._database, told)
-            place = page[-1].create_time, page[-1].operation_id
         self._refused = refused

@@ -150,12 +150,17 @@ async def test_what_is_definite_or_waits_for_an_operator_is_answered_as_it_is(
     assert psp.charged == [key(operation)]
 
 
-async def test_the_file_of_another_source_is_no_evidence(url: str) -> None:
+async def test_the_file_of_another_source_is_no_evidence_and_the_psp_is_asked(url: str) -> None:
     psp = FakePsp()
     async with psp.serving() as target, serving(url, target) as client:
         operation = await unknown_one(client, psp)
+        looked_up = len(psp.looked_up)
         assert (await client.settle(operation, evidence(source="a_bank")))[0] == "unknown"
-    assert (row(url, operation) or {})["state"] == State.UNKNOWN
+        assert len(psp.looked_up) > looked_up
+        psp.will_find(key(operation))
+        assert (await client.settle(operation, evidence(source="a_bank")))[0] == "captured"
+    stored = row(url, operation) or {}
+    assert (stored["state"], stored["evidence"]) == (State.CAPTURED, Source.PSP_LOOK_UP)
 
 
 async def test_an_operation_whose_row_is_lost_is_captured_and_not_sent(url: str) -> None:

@@ -112,18 +112,15 @@ async def test_thousands_that_are_unknown_are_paged_through_and_taken_in_no_time
 ) -> None:
     mine = await operations.open_epoch(database, "me", LONG_S)
     for _ in range(6):  # from the fifth on the driver has it prepared
-        assert not await operations.unknown(database, None, 500)
+        assert not [page async for page in operations.unknown(database, 500)]
         assert not await operations.take_unknown(database, [(uuid.uuid4(), uuid.uuid4())], mine)
     execute(quiet, "UPDATE operation SET state = 4, next_attempt_time = now()")
     execute(quiet, "UPDATE payment_order SET state = 3, captured_minor = 0")
     started = time.monotonic()
-    place, found = None, 0
-    while page := await operations.unknown(database, place, 500):
-        found += len(page)
-        place = page[-1].create_time, page[-1].operation_id
-    assert found == ORDERS
-    page = await operations.unknown(database, None, 500)
-    wanted = [(one.payment_id, one.operation_id) for one in page]
+    pages = [page async for page in operations.unknown(database, 500)]
+    assert [len(page) for page in pages] == [500] * (ORDERS // 500)
+    assert len({one.operation_id for page in pages for one in page}) == ORDERS
+    wanted = [(one.payment_id, one.operation_id) for one in pages[3]]
     assert len(await operations.take_unknown(database, wanted, mine)) == 500
     assert await operations.take_unknown(database, wanted, mine) == []
     assert time.monotonic() - started < 2.5
