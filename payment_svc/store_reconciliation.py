@@ -26,13 +26,15 @@ _AFTER = """
 (o.create_time, o.operation_id) > (cast(:after_time AS timestamptz), cast(:after_id AS uuid))
 """
 
+_FAILED, _UNKNOWN_STATE = OperationState.FAILED.value, OperationState.UNKNOWN.value
+
 # What is parked for another reason was captured, was refused, or waits for an operator with
 # what is known of it already.
 UNKNOWN_SQL = f"""
 SELECT o.payment_id, q.order_id, o.operation_id, o.amount_minor, q.currency_code, o.create_time
 FROM operation o
 JOIN payment_order q ON q.payment_id = o.payment_id AND q.position = o.position
-WHERE o.state = {OperationState.UNKNOWN.value} AND {_AFTER}
+WHERE o.state = {_UNKNOWN_STATE} AND {_AFTER}
   AND o.epoch IS NULL AND NOT o.restart
   AND (q.state = {OrderState.UNKNOWN.value}
        OR q.state = {OrderState.PARKED.value}
@@ -41,20 +43,22 @@ ORDER BY o.create_time, o.operation_id LIMIT :most
 """
 _UNKNOWN = text(UNKNOWN_SQL)
 
+# By its state, too: a replica of an earlier release marks nothing.
 UNREGISTERED_SQL = f"""
 SELECT o.payment_id, q.order_id, o.operation_id, o.kind, o.amount_minor, q.currency_code,
   q.state, split_part(q.attention_reason, ':', 1) AS reason, o.psp_reference, o.attempt,
   o.create_time
 FROM operation o
 JOIN payment_order q ON q.payment_id = o.payment_id AND q.position = o.position
-WHERE o.unregistered AND {_AFTER}
+WHERE (o.unregistered OR (o.state IN ({_FAILED}, {_UNKNOWN_STATE}) AND NOT o.in_register))
+  AND {_AFTER}
 ORDER BY o.create_time, o.operation_id LIMIT :most
 """
 _UNREGISTERED = text(UNREGISTERED_SQL)
 
 # Only what was not driven since it was read: else there is more to be told.
 MARK_REGISTERED_SQL = """
-UPDATE operation o SET unregistered = false
+UPDATE operation o SET unregistered = false, in_register = true
 FROM json_to_recordset(cast(:told AS json)) AS t(
   payment_id uuid, operation_id uuid, attempt integer)
 WHERE o.payment_id = t.payment_id AND o.operation_id = t.operation_id

@@ -17,7 +17,8 @@ down_revision = "0003"
 branch_labels = None
 depends_on = None
 
-# What is there already is told, too: 3 is FAILED, 4 UNKNOWN.
+# 3 is FAILED, 4 UNKNOWN: what is there already, and what a replica of an earlier release
+# still writes, is told by its state.
 TABLES = """
 ALTER TABLE operation
   ADD COLUMN unregistered boolean NOT NULL DEFAULT false,
@@ -26,9 +27,9 @@ COMMENT ON COLUMN operation.unregistered IS
   'The register of the ledger has something to be told of it.';
 COMMENT ON COLUMN operation.in_register IS
   'The register of the ledger was told of it, or is about to be.';
-UPDATE operation SET unregistered = true, in_register = true WHERE state IN (3, 4);
 CREATE INDEX operation_unknown ON operation (create_time, operation_id) WHERE state = 4;
-CREATE INDEX operation_unregistered ON operation (create_time, operation_id) WHERE unregistered
+CREATE INDEX operation_unregistered ON operation (create_time, operation_id)
+WHERE unregistered OR (state IN (3, 4) AND NOT in_register)
 """
 
 

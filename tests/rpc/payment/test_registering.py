@@ -35,7 +35,9 @@ def operation_of(payment: payment_pb2.Payment, position: int = 0) -> str:
 
 def marked(world: World) -> int:
     """How many operations wait to be told."""
-    ((count,),) = world.rows("SELECT count(*) FROM operation WHERE unregistered")
+    ((count,),) = world.rows(
+        "SELECT count(*) FROM operation WHERE unregistered OR (state IN (3, 4) AND NOT in_register)"
+    )
     return int(count)
 
 
@@ -144,6 +146,19 @@ async def test_what_a_dead_replica_left_is_told_by_another(world: World) -> None
     world.ledger.fail_memos = None
     await world.replica(**LONG)
     await told(world, operation_of(payment), register_pb.REGISTER_STATE_DECLINED)
+
+
+async def test_what_an_earlier_release_wrote_is_told_by_its_state(world: World) -> None:
+    replica = await world.replica(**LONG)
+    world.ledger.fail_memos = DOWN
+    world.executor.on(ODD, declined)
+    world.executor.on(OTHER, unknown)
+    payment = await replica.create(checkout(ODD, OTHER, 100))
+    world.inside("UPDATE operation SET unregistered = false, in_register = false")
+    world.ledger.fail_memos = None
+    await told(world, operation_of(payment), register_pb.REGISTER_STATE_DECLINED)
+    await told(world, operation_of(payment, 1), register_pb.REGISTER_STATE_UNKNOWN)
+    assert operation_of(payment, 2) not in world.ledger.register
 
 
 async def test_one_that_is_refused_holds_up_no_other_and_is_not_forgotten(world: World) -> None:
