@@ -28,6 +28,7 @@ class Source(IntEnum):
     NONE = 0
     PSP_ANSWER = 1
     PSP_LOOK_UP = 2
+    SETTLEMENT_FILE = 3
 
 
 class DeclineCategory(IntEnum):
@@ -226,6 +227,13 @@ class Captured(NamedTuple):
     amount: Money
     psp_reference: str
     fee: Money | None
+
+
+class Settled(NamedTuple):
+    """A settlement file of `source` says the same."""
+
+    captured: Captured
+    source: str
 
 
 class Declined(NamedTuple):

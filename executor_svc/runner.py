@@ -9,9 +9,10 @@ from __future__ import annotations
 
 import asyncio
 import time
-from collections.abc import Sequence, Set
+from collections.abc import Mapping, Sequence, Set
 from dataclasses import dataclass
 from datetime import timedelta
+from types import MappingProxyType
 from typing import Protocol
 from uuid import UUID
 
@@ -19,9 +20,10 @@ import structlog
 
 from executor_svc import domain
 from executor_svc.clients import Psp
-from executor_svc.domain import Operation, State, Stored
+from executor_svc.domain import Operation, Settled, State, Stored
 from executor_svc.ladder import Ladder, Run, conflict
 from executor_svc.operations import Write, Written
+from executor_svc.settling import Settling
 from mesh import ids
 from mesh.attention import MOST_COUNTED, MOST_IDS, Attention, AttentionKind, Found
 from mesh.batching import Writer
@@ -75,6 +77,7 @@ class Runner:
             backoff_s=backoff_s,
             finish=self._finish,
         )
+        self._settling = Settling(database, writer, self._ladder, finish=self._finish)
         self._runs: dict[UUID, _Run] = {}
 
     def submit(
@@ -83,18 +86,24 @@ class Runner:
         list_id: int,
         asked: Sequence[Operation],
         restarts: Set[UUID] = frozenset(),
+        settled: Mapping[UUID, Settled] = MappingProxyType({}),
     ) -> None:
         """Starts or joins the operations' runs. Never blocks.
 
-        restarts: the operations for which an operator asked for this round. The listener is
-        told once for each operation, and once of the list itself.
+        restarts: the operations for which an operator asked for this round. settled: those
+        that a settlement file tells of, about which the PSP is not asked; one that is under
+        way already is settled beside that. The listener is told once for each operation, and
+        once of the list itself.
         """
         loop = asyncio.get_running_loop()
         started = time.monotonic()
         intended: asyncio.Future[None] = loop.create_future()
         awaited = {intended}
         runs: list[Run] = []
+        proven: list[tuple[Run, Settled]] = []
+        proven_under_way: list[tuple[Run, Settled]] = []
         for operation in asked:
+            evidence = settled.get(operation.operation_id)
             run = self._runs.get(operation.operation_id)
             if run is None and len(self._runs) >= MAX_RUNS:
                 log.warning("operation_refused", **operation.ids, reason=Reason.OVERLOADED.value)
@@ -109,7 +118,10 @@ class Runner:
                     listeners=[listener],
                 )
                 self._runs[operation.operation_id] = run
-                runs.append(run)
+                if evidence is None:
+                    runs.append(run)
+                else:
+                    proven.append((run, evidence))
             elif fields := domain.differences(operation, run.operation):
                 log.warning(
                     "operation_refused",
@@ -122,8 +134,12 @@ class Runner:
                 run.restart |= operation.operation_id in restarts
                 run.listeners.append(listener)
                 awaited.add(run.intended)
+                if evidence is not None:
+                    proven_under_way.append((run, evidence))
         asyncio.gather(*awaited).add_done_callback(lambda _: listener.acknowledge(list_id))
         self._ladder.begin(runs, intended)
+        self._settling.settle(proven)
+        self._settling.settle(proven_under_way, under_way=True)
 
     async def look(self, age: timedelta) -> Found:
         """See mesh.attention.Look: the operations that have been under way for so long.

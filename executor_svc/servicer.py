@@ -14,7 +14,7 @@ from paymesh.executor.v1 import executor_service_pb2 as pb
 from paymesh.executor.v1 import executor_service_pb2_grpc as pb_grpc
 from paymesh.payment.v1 import payment_pb2
 
-from executor_svc.domain import Kind, Operation, Source, State, Stored
+from executor_svc.domain import Captured, Kind, Operation, Settled, Source, State, Stored
 from executor_svc.runner import Runner
 from mesh import ids, money
 from mesh.cards import looks_like_card_number
@@ -84,6 +84,7 @@ class ExecutorServicer(pb_grpc.ExecutorServiceServicer):
         stream.expect(len(request.operations))
         operations: list[Operation] = []
         restarts: set[UUID] = set()
+        settled: dict[UUID, Settled] = {}
         for item in request.operations:
             operation = _operation(item)
             if isinstance(operation, MeshError):
@@ -100,7 +101,9 @@ class ExecutorServicer(pb_grpc.ExecutorServiceServicer):
                 operations.append(operation)
                 if item.restart:
                     restarts.add(operation.operation_id)
-        self._runner.submit(stream, request.list_id, operations, restarts)
+                if item.HasField("settled"):
+                    settled[operation.operation_id] = _settled(item.settled)
+        self._runner.submit(stream, request.list_id, operations, restarts, settled)
 
 
 class _Stream:
@@ -187,6 +190,8 @@ def _operation(item: pb.OperationItem) -> Operation | MeshError:
         violations.append(Violation("amount.amount_minor", "must be at least 1"))
     if "\0" in item.payment_method:
         violations.append(Violation("payment_method", "must not hold a NUL"))
+    if item.HasField("settled"):
+        violations += _unsettled(item)
     if violations:
         return validation_failed(*violations)
     if money.exponent(item.amount.currency_code) is None:
@@ -203,6 +208,33 @@ def _operation(item: pb.OperationItem) -> Operation | MeshError:
         item.amount.amount_minor,
         item.amount.currency_code,
         item.payment_method,
+    )
+
+
+def _unsettled(item: pb.OperationItem) -> list[Violation]:
+    """What is wrong with the settlement evidence."""
+    settled = item.settled
+    violations: list[Violation] = []
+    if settled.amount.amount_minor < 1:
+        violations.append(Violation("settled.amount.amount_minor", "must be at least 1"))
+    if settled.amount.currency_code != item.amount.currency_code:
+        violations.append(
+            Violation("settled.amount.currency_code", "must be the operation's currency")
+        )
+    if settled.HasField("fee") and money.exponent(settled.fee.currency_code) is None:
+        violations.append(Violation("settled.fee.currency_code", "not money in use by ISO 4217"))
+    return violations
+
+
+def _settled(settled: pb.SettlementEvidence) -> Settled:
+    amount, fee = settled.amount, settled.fee
+    return Settled(
+        Captured(
+            Money(amount.amount_minor, amount.currency_code),
+            settled.psp_reference,
+            Money(fee.amount_minor, fee.currency_code) if settled.HasField("fee") else None,
+        ),
+        settled.source,
     )
 
 

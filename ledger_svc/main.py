@@ -6,11 +6,18 @@ from collections.abc import Mapping
 from functools import partial
 from typing import TYPE_CHECKING
 
-from paymesh.ledger.v1 import ledger_posting_service_pb2, ledger_service_pb2
+from paymesh.ledger.v1 import (
+    ledger_posting_service_pb2,
+    ledger_service_pb2,
+    operation_register_service_pb2,
+)
 from paymesh.ledger.v1.ledger_posting_service_pb2_grpc import (
     add_LedgerPostingServiceServicer_to_server,
 )
 from paymesh.ledger.v1.ledger_service_pb2_grpc import add_LedgerServiceServicer_to_server
+from paymesh.ledger.v1.operation_register_service_pb2_grpc import (
+    add_OperationRegisterServiceServicer_to_server,
+)
 from paymesh.psp.v1.psp_service_pb2_grpc import PspServiceStub
 from paymesh.reconciliation.v1 import reconciliation_service_pb2
 from paymesh.reconciliation.v1.reconciliation_service_pb2_grpc import (
@@ -23,6 +30,7 @@ from ledger_svc.reconciliation.fetching import AdapterFiles
 from ledger_svc.reconciliation.run import SettlementFiles
 from ledger_svc.reconciliation.servicer import ReconciliationServicer
 from ledger_svc.servicer import LedgerPostingServicer, LedgerServicer, LedgerWriter
+from ledger_svc.servicer_register import OperationRegisterServicer
 from mesh import server as mesh_server
 from mesh.channel import open_channel
 from mesh.config import load
@@ -65,6 +73,13 @@ def wire(
     add_LedgerPostingServiceServicer_to_server(LedgerPostingServicer(writer), server.grpc)
     server.add(
         ledger_posting_service_pb2.DESCRIPTOR.services_by_name["LedgerPostingService"].full_name,
+        internal=True,
+    )
+    add_OperationRegisterServiceServicer_to_server(OperationRegisterServicer(database), server.grpc)
+    server.add(
+        operation_register_service_pb2.DESCRIPTOR.services_by_name[
+            "OperationRegisterService"
+        ].full_name,
         internal=True,
     )
     patient = Database(

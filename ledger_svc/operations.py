@@ -9,9 +9,10 @@ from uuid import UUID
 import structlog
 from sqlalchemy.ext.asyncio import AsyncConnection
 
-from ledger_svc import chart, store
+from ledger_svc import chart, register, store, store_register
 from ledger_svc.chart import CaptureEvent
 from ledger_svc.domain import Account, Direction, Journal, TrialBalanceRow, WrittenJournal
+from ledger_svc.register import Registered
 from mesh.db import Database
 from mesh.errors import MeshError, Reason
 from mesh.paging import Position
@@ -86,6 +87,52 @@ def _answer(asked: tuple[Journal, ...], stored: tuple[Journal, ...]) -> Booked |
     return MeshError(
         Reason.OPERATION_CONFLICT,
         "this operation and revision is booked with other entries",
+        {"fields": ",".join(fields)},
+    )
+
+
+async def register_operations(
+    database: Database, told: Sequence[Registered]
+) -> list[Registered | MeshError]:
+    """Stores how operations stand that are in no journal, all in one commit.
+
+    Idempotent on operation_id; see register.replaces. Answers with what is stored then; one
+    that contradicts it is OPERATION_CONFLICT, naming the fields, and fails no neighbour.
+    Errors: those of Database.commit.
+    """
+    if not told:
+        return []
+    last: dict[UUID, Registered] = {}
+    for one in told:
+        known = last.get(one.operation_id)
+        if known is None or register.replaces(one, known):
+            last[one.operation_id] = one
+
+    async def work(connection: AsyncConnection) -> dict[UUID, Registered]:
+        await store_register.put_registered(connection, list(last.values()))
+        # In a statement of its own, which sees what the insert had to wait for.
+        return await store_register.read_registered(connection, list(last))
+
+    stored = await database.commit("ledger.register", work)
+    return [_registered(one, stored[one.operation_id]) for one in told]
+
+
+def _registered(told: Registered, stored: Registered) -> Registered | MeshError:
+    fields = register.differences(told, stored)
+    if not fields:
+        return stored
+    log.warning(
+        "register_conflict",
+        payment_id=told.payment_id.hex,
+        order_id=told.order_id.hex,
+        operation_id=told.operation_id.hex,
+        told=told.state.name,
+        stored=stored.state.name,
+        fields=fields,
+    )
+    return MeshError(
+        Reason.OPERATION_CONFLICT,
+        "this operation is registered otherwise",
         {"fields": ",".join(fields)},
     )
 

@@ -30,6 +30,7 @@ from payment_svc.domain import (
     Outcome,
     Parked,
     Pending,
+    Settled,
     Unknown,
 )
 
@@ -279,9 +280,20 @@ def _execute_request(list_id: int, items: Sequence[Item]) -> executor_pb.Execute
                 amount=_money(item.amount_minor, item.currency_code),
                 payment_method=item.payment_method,
                 restart=item.restart,
+                settled=None if item.settled is None else _settled(item.settled),
             )
             for item in items
         ],
+    )
+
+
+def _settled(settled: Settled) -> executor_pb.SettlementEvidence:
+    fee = settled.fee
+    return executor_pb.SettlementEvidence(
+        amount=_money(settled.amount.amount_minor, settled.amount.currency_code),
+        psp_reference=settled.psp_reference,
+        fee=None if fee is None else _money(fee.amount_minor, fee.currency_code),
+        source=settled.source,
     )
 
 

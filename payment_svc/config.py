@@ -37,5 +37,8 @@ class Settings(ServiceSettings):
     unknown_most_ms: int = Field(default=300_000, ge=10)
     delayed_first_ms: int = Field(default=200, ge=10)
     delayed_most_ms: int = Field(default=5_000, ge=10)
+    evidence_poll_ms: int = Field(default=30_000, ge=10)
+    """How often the ledger is asked whether a settlement file tells of what is unknown, and
+    is told again what its register may have missed."""
     parked_poll_ms: int = Field(default=3_600_000, ge=10)
     """How often a parked order whose outcome is unknown is asked about."""

@@ -77,6 +77,7 @@ class Evidence(IntEnum):
     NONE = 0
     PSP_ANSWER = 1
     PSP_LOOK_UP = 2
+    SETTLEMENT_FILE = 3
 
 
 # --- what was learnt about an order ------------------------------------------------------
@@ -331,6 +332,16 @@ class NewRetry:
         return ids.retry_id(self.payment_id, self.caller, self.request_id)
 
 
+@dataclass(frozen=True, slots=True)
+class Settled:
+    """What a line of a settlement file proves: the PSP took `amount`, before its fee."""
+
+    amount: Money
+    fee: Money | None
+    psp_reference: str
+    source: str
+
+
 # --- on the conveyor ----------------------------------------------------------------------
 
 
@@ -356,6 +367,8 @@ class Item:
     epoch: int
     restart: bool = False
     """Whether an operator asked for this trip: from the first rung, though it is parked."""
+    settled: Settled | None = None
+    """What this trip brings to the executor, instead of having the PSP asked."""
 
     @property
     def ids(self) -> dict[str, str]:
@@ -365,6 +378,17 @@ class Item:
             "order_id": self.order_id.hex,
             "operation_id": self.operation_id.hex,
         }
+
+
+class News(IntEnum):
+    """Whether the ledger's register of what is in no journal has to be told of a trip."""
+
+    NONE = 0
+    IF_REGISTERED = 1
+    """Captured: the journal tells, and the register only if it says that it waits."""
+    IF_NOT_REGISTERED = 2
+    """It waits as before."""
+    ALWAYS = 3
 
 
 @dataclass(frozen=True, slots=True)
@@ -387,6 +411,17 @@ class Progress:
     """When it is driven again, in seconds from now by database time; None: it rests."""
     delayed: bool
     """Whether the next attempt is ours to hurry: callers keep waiting for it."""
+
+    @property
+    def news(self) -> News:
+        """What the ledger's register has to be told of it."""
+        if self.operation_state is OperationState.SUCCEEDED and self.state is not OrderState.PARKED:
+            return News.IF_REGISTERED
+        if self.delayed:
+            return News.NONE
+        if self.state is OrderState.PARKED or self.state is not self.item.state:
+            return News.ALWAYS
+        return News.IF_NOT_REGISTERED
 
 
 def items_of(payment: NewPayment, epoch: int) -> list[Item]:

@@ -24,6 +24,7 @@ from payment_svc.domain import NewPayment, OrderState, Progress, items_of
 from payment_svc.operations import Accepted, Recorded, Written
 from payment_svc.reader import Reader
 from payment_svc.recovery import Lease
+from payment_svc.registering import Registering
 from payment_svc.waiting import Waiting
 from payment_svc.watching import Watching
 
@@ -43,9 +44,11 @@ class Intake:
         waiting: Waiting,
         watching: Watching,
         reader: Reader,
+        registering: Registering,
         max_open_orders: int,
     ) -> None:
         """`max_open_orders` bounds what this process carries at once."""
+        self._registering = registering
         self._database = database
         self._lease = lease
         self._waiting = waiting
@@ -188,6 +191,7 @@ class Intake:
             self._waiting.lost(item.payment_id)
             return
         _tell_order(progress, seconds)
+        self._registering.recorded(progress)
         log.info(
             "order_parked" if progress.state is OrderState.PARKED else "order",
             **progress.item.ids,

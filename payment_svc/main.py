@@ -10,8 +10,10 @@ from functools import partial
 import grpc
 from paymesh.executor.v1.executor_service_pb2_grpc import ExecutorServiceStub
 from paymesh.ledger.v1.ledger_posting_service_pb2_grpc import LedgerPostingServiceStub
+from paymesh.ledger.v1.operation_register_service_pb2_grpc import OperationRegisterServiceStub
 from paymesh.payment.v1 import payment_service_pb2
 from paymesh.payment.v1.payment_service_pb2_grpc import add_PaymentServiceServicer_to_server
+from paymesh.reconciliation.v1.reconciliation_service_pb2_grpc import ReconciliationServiceStub
 from paymesh.wallet.v1.wallet_posting_service_pb2_grpc import WalletPostingServiceStub
 
 from mesh import server as mesh_server
@@ -24,11 +26,14 @@ from mesh.status_service import process_name, serve_status
 from payment_svc import gauges
 from payment_svc.attention import look
 from payment_svc.clients import ExecutorStream, LedgerClient, WalletClient
+from payment_svc.clients_reconciliation import RegisterClient, SettlementClient
 from payment_svc.config import Settings
 from payment_svc.conveyor import Conveyor
+from payment_svc.evidence import Evidence
 from payment_svc.intake import Intake
 from payment_svc.reader import Reader
 from payment_svc.recovery import Lease, Recovery
+from payment_svc.registering import Registering
 from payment_svc.schedule import Backoff, Schedule
 from payment_svc.servicer import PaymentServicer
 from payment_svc.waiting import Waiting
@@ -96,6 +101,11 @@ def wire(settings: Settings, database: Database) -> Wired:
     to_ledger = open_channel(settings.ledger_target)
 
     lease = Lease(database, name=process_name(), lease_s=settings.lease_ms / 1000)
+    registering = Registering(
+        database,
+        RegisterClient(OperationRegisterServiceStub(to_ledger), deadline_s=deadline_s),
+        poll_s=settings.evidence_poll_ms / 1000,
+    )
     waiting = Waiting(database, poll_s=poll_s)
     reader = Reader(database)
     watching = Watching(database, reader, poll_s=poll_s)
@@ -105,6 +115,7 @@ def wire(settings: Settings, database: Database) -> Wired:
         waiting=waiting,
         watching=watching,
         reader=reader,
+        registering=registering,
         max_open_orders=settings.max_open_orders,
     )
     conveyor = Conveyor(
@@ -129,6 +140,12 @@ def wire(settings: Settings, database: Database) -> Wired:
         # as they come what was accepted before them.
         has_room=lambda: len(conveyor) < 2 * settings.max_open_orders,
     )
+    evidence = Evidence(
+        database,
+        SettlementClient(ReconciliationServiceStub(to_ledger), deadline_s=deadline_s),
+        recovery.settle,
+        poll_s=settings.evidence_poll_ms / 1000,
+    )
     servicer = PaymentServicer(
         database,
         intake=intake,
@@ -149,6 +166,8 @@ def wire(settings: Settings, database: Database) -> Wired:
             executor.run,
             executor.sweep,
             recovery.run,
+            evidence.run,
+            registering.run,
             waiting.run,
             watching.run,
             reader.run,

@@ -2,9 +2,10 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Mapping, Sequence, Set
+from collections.abc import AsyncIterator, Callable, Mapping, Sequence, Set
 from dataclasses import dataclass
 from datetime import datetime
+from functools import partial
 from typing import TypeAlias
 from uuid import UUID
 
@@ -12,7 +13,7 @@ from sqlalchemy.ext.asyncio import AsyncConnection
 
 from mesh.db import CommitFailed, CommitUnknown, Database
 from mesh.errors import MeshError, Reason
-from payment_svc import store, store_reads
+from payment_svc import store, store_reads, store_reconciliation
 from payment_svc.domain import (
     Item,
     NewPayment,
@@ -21,7 +22,8 @@ from payment_svc.domain import (
     differences,
     request_id_reused,
 )
-from payment_svc.views import Payment, Replicas, Standing
+from payment_svc.store_reconciliation import Place
+from payment_svc.views import Payment, Replicas, Standing, UnknownOperation, Unregistered
 
 
 @dataclass(frozen=True, slots=True)
@@ -197,6 +199,58 @@ async def own_items(
     # Asked again: what was finished during the first look is not missing, but done.
     return await database.read(
         "payment.own_items", lambda connection: store.select_own(connection, epoch, missing)
+    )
+
+
+async def unknown(database: Database, most: int) -> AsyncIterator[list[UnknownOperation]]:
+    """Operations whose outcome only evidence can tell, and that nobody drives; oldest first.
+
+    In pages of at most `most`, each read when it is asked for; none is empty.
+    """
+    place: Place = None
+    while True:
+        page = await database.read(
+            "payment.unknown", partial(store_reconciliation.select_unknown, after=place, most=most)
+        )
+        if page:
+            yield page
+        if len(page) < most:
+            return
+        place = page[-1].create_time, page[-1].operation_id
+
+
+async def take_unknown(
+    database: Database, operations: Sequence[tuple[UUID, UUID]], epoch: int
+) -> list[Item]:
+    """Takes (payment_id, operation_id) that are still unknown and that nobody drives."""
+    return await database.commit(
+        "payment.take_unknown",
+        lambda connection: store.take_unknown(connection, epoch, operations),
+        one_write=True,
+    )
+
+
+async def unregistered(database: Database, most: int) -> AsyncIterator[list[Unregistered]]:
+    """Operations of which the ledger's register has something to be told; pages as above."""
+    place: Place = None
+    while True:
+        page = await database.read(
+            "payment.unregistered",
+            partial(store_reconciliation.select_unregistered, after=place, most=most),
+        )
+        if page:
+            yield page
+        if len(page) < most:
+            return
+        place = page[-1].create_time, page[-1].operation_id
+
+
+async def registered(database: Database, told: Sequence[Unregistered]) -> None:
+    """Notes what the register was told; what was learnt since then stays to be told."""
+    await database.commit(
+        "payment.registered",
+        lambda connection: store_reconciliation.mark_registered(connection, told),
+        one_write=True,
     )
 
 

@@ -10,14 +10,16 @@ from __future__ import annotations
 
 import asyncio
 import time
-from collections.abc import Callable
+from collections.abc import Callable, Mapping
+from dataclasses import replace
+from uuid import UUID
 
 import structlog
 
 from mesh.db import CommitFailed, CommitUnknown, Database
 from payment_svc import operations
 from payment_svc.conveyor import Conveyor
-from payment_svc.domain import NewRetry
+from payment_svc.domain import Item, NewRetry, Settled
 
 log = structlog.get_logger()
 
@@ -118,6 +120,26 @@ class Recovery:
         )
         self._conveyor.put(items)
         return True
+
+    async def settle(self, proven: Mapping[tuple[UUID, UUID], Settled]) -> list[Item]:
+        """Drives on what a settlement file proves, by (payment_id, operation_id).
+
+        Answers what was taken: not what somebody drives, or has driven to its end meanwhile.
+        Errors: those of Database.commit. What is lost with them is found again by the next
+        look at the files, because the line that proves it is still there.
+        """
+        if not self._has_room():
+            return []
+        try:
+            items = await operations.take_unknown(self._database, list(proven), self._lease.epoch)
+        except CommitUnknown:
+            self._lease.unsure = True
+            raise
+        items = [
+            replace(item, settled=proven[item.payment_id, item.operation_id]) for item in items
+        ]
+        self._conveyor.put(items)
+        return items
 
     async def _look(self) -> bool:
         # The lease first: what is taken must be taken by a living epoch.

@@ -23,6 +23,7 @@ from payment_svc.domain import (
     NewOrder,
     NewPayment,
     NewRetry,
+    News,
     OperationState,
     OrderState,
     Progress,
@@ -89,7 +90,7 @@ WITH asked AS (
     state smallint, operation_state smallint, evidence smallint, psp_reference text,
     captured_minor bigint, decline_category smallint, decline_code text,
     attention_reason text, attempt integer, retry_after_s float8, delayed boolean,
-    restart boolean)
+    restart boolean, news smallint)
 ), moved AS (
   UPDATE operation o
   SET epoch = NULL,
@@ -99,6 +100,11 @@ WITH asked AS (
     psp_reference = coalesce(a.psp_reference, o.psp_reference),
     attempt = a.attempt + 1, delayed = a.delayed,
     restart = o.restart AND a.state = {OrderState.PARKED.value} AND (a.delayed OR NOT a.restart),
+    in_register = o.in_register OR a.news > {News.IF_REGISTERED.value},
+    unregistered = o.unregistered OR CASE a.news
+      WHEN {News.IF_REGISTERED.value} THEN o.in_register
+      WHEN {News.IF_NOT_REGISTERED.value} THEN NOT o.in_register
+      ELSE a.news = {News.ALWAYS.value} END,
     next_attempt_time = {DB_NOW} + make_interval(secs =>
       CASE WHEN o.restart AND a.state = {OrderState.PARKED.value} AND NOT a.restart THEN 0
         ELSE a.retry_after_s END)
@@ -167,6 +173,14 @@ _TAKE_OF_DEAD = text(
     _TAKE.format(
         columns=_ITEM_COLUMNS,
         found="epoch = ANY(ARRAY(SELECT r.epoch FROM replica r WHERE r.dead))",
+    )
+)
+# Not what an operator's round is about to begin for: that one asks the PSP.
+_TAKE_UNKNOWN = text(
+    _TAKE.format(
+        columns=_ITEM_COLUMNS,
+        found="payment_id = ANY(:payment_ids) AND operation_id = ANY(:operation_ids)"
+        f" AND state = {OperationState.UNKNOWN.value} AND epoch IS NULL AND NOT restart",
     )
 )
 _SELECT_OWN_IDS = text("SELECT operation_id FROM operation WHERE epoch = :epoch")
@@ -301,6 +315,22 @@ async def take_of_dead(connection: AsyncConnection, epoch: int, most: int) -> li
     return await _take(connection, _TAKE_OF_DEAD, epoch, most)
 
 
+async def take_unknown(
+    connection: AsyncConnection, epoch: int, operations: Sequence[tuple[UUID, UUID]]
+) -> list[Item]:
+    """Takes those of the operations that are unknown and that nobody drives.
+
+    operations: each (payment_id, operation_id).
+    """
+    asked = {
+        "epoch": epoch,
+        "most": len(operations),
+        "payment_ids": [payment_id for payment_id, _ in operations],
+        "operation_ids": [operation_id for _, operation_id in operations],
+    }
+    return [_item(row) for row in await connection.execute(_TAKE_UNKNOWN, asked)]
+
+
 async def select_own_ids(connection: AsyncConnection, epoch: int) -> list[UUID]:
     """The operations that this epoch owns."""
     found = await connection.execute(_SELECT_OWN_IDS, {"epoch": epoch})
@@ -410,6 +440,7 @@ def _progress_row(progress: Progress) -> dict[str, object]:
         "retry_after_s": progress.retry_after_s,
         "delayed": progress.delayed,
         "restart": item.restart,
+        "news": progress.news,
     }
 
 

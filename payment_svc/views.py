@@ -78,3 +78,51 @@ class Replicas:
 
     living: int
     lease_left_s: float
+
+
+@dataclass(frozen=True, slots=True)
+class UnknownOperation:
+    """An operation whose outcome only evidence can tell; amount: what was asked."""
+
+    payment_id: UUID
+    order_id: UUID
+    operation_id: UUID
+    amount: Money
+    create_time: datetime
+
+    @property
+    def ids(self) -> dict[str, str]:
+        """For lines in the log."""
+        return {
+            "payment_id": self.payment_id.hex,
+            "order_id": self.order_id.hex,
+            "operation_id": self.operation_id.hex,
+        }
+
+
+@dataclass(frozen=True, slots=True)
+class Unregistered:
+    """An operation as the ledger's register has to be told of it; amount: what was asked."""
+
+    payment_id: UUID
+    order_id: UUID
+    operation_id: UUID
+    kind: int
+    amount: Money
+    state: OrderState
+    """Of its order."""
+    reason: str
+    """The attention_reason up to its colon; empty for what is not parked."""
+    psp_reference: str
+    attempt: int
+    """How often it was driven: what is told later has more."""
+    create_time: datetime
+
+    @property
+    def ids(self) -> dict[str, str]:
+        """For lines in the log."""
+        return {
+            "payment_id": self.payment_id.hex,
+            "order_id": self.order_id.hex,
+            "operation_id": self.operation_id.hex,
+        }

@@ -201,11 +201,17 @@ def psp_reference(order: payment_pb.PaymentOrder) -> str:
 
 
 def evidence(order: payment_pb.PaymentOrder) -> str:
-    """Where the evidence for the order's last operation comes from: `answer`, `look-up`."""
+    """Where the evidence for the order's last operation comes from, as `answer`."""
     if not order.operations:
         return ""
     name = state_name(payment_pb.EvidenceSource, order.operations[-1].source)
-    return {"PSP_ANSWER": "answer", "PSP_LOOK_UP": "look-up", "UNSPECIFIED": ""}.get(name, name)
+    words = {
+        "PSP_ANSWER": "answer",
+        "PSP_LOOK_UP": "look-up",
+        "SETTLEMENT_FILE": "settlement file",
+        "UNSPECIFIED": "",
+    }
+    return words.get(name, name)
 
 
 def state_name(enum: Any, value: int) -> str:

@@ -42,6 +42,7 @@ STUB_SETTINGS: Mapping[str, str] = {
     "PAYMESH_PAYMENT_PENDING_FIRST_MS": "500",
     "PAYMESH_PAYMENT_PENDING_MOST_MS": "10000",
     "PAYMESH_PAYMENT_PARKED_POLL_MS": "60000",
+    "PAYMESH_PAYMENT_EVIDENCE_POLL_MS": "2000",
 }
 """Waits that suit the stub, which answers at once or never; what the user sets goes before."""
 

@@ -32,7 +32,12 @@ SERVICES = {
     "payment": [SERVICE],
     "executor": ["paymesh.executor.v1.ExecutorService"],
     "wallet": ["paymesh.wallet.v1.WalletPostingService", "paymesh.wallet.v1.WalletService"],
-    "ledger": ["paymesh.ledger.v1.LedgerPostingService", "paymesh.ledger.v1.LedgerService"],
+    "ledger": [
+        "paymesh.ledger.v1.LedgerPostingService",
+        "paymesh.ledger.v1.LedgerService",
+        "paymesh.ledger.v1.OperationRegisterService",
+        "paymesh.reconciliation.v1.ReconciliationService",
+    ],
     "psp_stub": ["paymesh.psp.v1.PspService", "paymesh.psp.v1.PspStubControlService"],
 }
 

@@ -64,7 +64,12 @@ def new_operations(count: int, token: str = "tok_ok") -> list[Operation]:
     return [new_operation(token) for _ in range(count)]
 
 
-def item(operation: Operation, *, restart: bool = False) -> pb.OperationItem:
+def item(
+    operation: Operation,
+    *,
+    restart: bool = False,
+    settled: pb.SettlementEvidence | None = None,
+) -> pb.OperationItem:
     """The operation on the wire."""
     message = pb.OperationItem(
         operation_id=operation.operation_id.hex,
@@ -73,6 +78,7 @@ def item(operation: Operation, *, restart: bool = False) -> pb.OperationItem:
         kind=operation.kind,  # type: ignore[arg-type]  # the numbers are the wire's
         payment_method=operation.payment_method,
         restart=restart,
+        settled=settled,
     )
     message.amount.amount_minor = operation.amount_minor
     message.amount.currency_code = operation.currency_code
@@ -169,6 +175,14 @@ class Client:
         """The outcome of one operation, in a round that an operator asked for."""
         async with self.stream() as stream:
             await stream.send_items([item(operation, restart=True)])
+            return (await stream.results([operation], timeout_s))[0]
+
+    async def settle(
+        self, operation: Operation, settled: pb.SettlementEvidence, timeout_s: float = 20
+    ) -> Result:
+        """The outcome of one operation that comes with what a settlement file says."""
+        async with self.stream() as stream:
+            await stream.send_items([item(operation, settled=settled)])
             return (await stream.results([operation], timeout_s))[0]
 
     async def ask_until(self, operation: Operation, wanted: str) -> Any:

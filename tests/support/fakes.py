@@ -18,7 +18,11 @@ from paymesh.executor.v1 import executor_service_pb2 as executor_pb
 from paymesh.executor.v1 import executor_service_pb2_grpc as executor_grpc
 from paymesh.ledger.v1 import ledger_posting_service_pb2 as ledger_pb
 from paymesh.ledger.v1 import ledger_posting_service_pb2_grpc as ledger_grpc
+from paymesh.ledger.v1 import operation_register_service_pb2 as register_pb
+from paymesh.ledger.v1 import operation_register_service_pb2_grpc as register_grpc
 from paymesh.payment.v1 import payment_pb2
+from paymesh.reconciliation.v1 import reconciliation_service_pb2 as reconciliation_pb
+from paymesh.reconciliation.v1 import reconciliation_service_pb2_grpc as reconciliation_grpc
 from paymesh.wallet.v1 import wallet_posting_service_pb2 as wallet_pb
 from paymesh.wallet.v1 import wallet_posting_service_pb2_grpc as wallet_grpc
 
@@ -73,6 +77,19 @@ def captured(item: executor_pb.OperationItem) -> executor_pb.OperationOutcome:
             evidence=payment_pb2.EVIDENCE_SOURCE_PSP_ANSWER,
         ),
     )
+
+
+def settled(
+    item: executor_pb.OperationItem, evidence: executor_pb.SettlementEvidence
+) -> executor_pb.OperationOutcome:
+    """A settlement file says that the PSP took the money."""
+    outcome = captured(item)
+    outcome.captured.psp_reference = evidence.psp_reference
+    outcome.captured.evidence = payment_pb2.EVIDENCE_SOURCE_SETTLEMENT_FILE
+    if evidence.HasField("fee"):
+        outcome.captured.fee.CopyFrom(evidence.fee)
+    outcome.captured.amount.CopyFrom(evidence.amount)
+    return outcome
 
 
 def declined(item: executor_pb.OperationItem) -> executor_pb.OperationOutcome:
@@ -138,6 +155,8 @@ class FakeExecutor(Fake, executor_grpc.ExecutorServiceServicer):
         self._scripts: defaultdict[int, _Script] = defaultdict(_Script)
         self.asked: Counter[str] = Counter()
         """How often each operation came."""
+        self.settled: dict[str, executor_pb.SettlementEvidence] = {}
+        """What settlement files said of operations, as it came with them."""
         self.restarted: list[str] = []
         """The operations that came because an operator asked, in their order."""
         self.captures: set[str] = set()
@@ -189,6 +208,8 @@ class FakeExecutor(Fake, executor_grpc.ExecutorServiceServicer):
                 self.asked[item.operation_id] += 1
                 if item.restart:
                     self.restarted.append(item.operation_id)
+                if item.HasField("settled"):
+                    self.settled[item.operation_id] = item.settled
             if cut == "before_ack":
                 stream.out.put_nowait(None)
                 return
@@ -220,6 +241,11 @@ class FakeExecutor(Fake, executor_grpc.ExecutorServiceServicer):
         if step is None:
             return
         outcome = step(item)
+        if item.operation_id in self.settled and outcome.WhichOneof("result") in (
+            "unknown",
+            "parked",
+        ):
+            outcome = settled(item, self.settled[item.operation_id])
         if outcome.WhichOneof("result") == "captured":
             self.captures.add(item.operation_id)
         if script.gate is not None:
@@ -298,11 +324,86 @@ class FakeWallet(_Books, wallet_grpc.WalletPostingServiceServicer):
         return wallet_pb.ApplyMovementsResponse(results=results[: len(results) - self.cut_results])
 
 
-class FakeLedger(_Books, ledger_grpc.LedgerPostingServiceServicer):
+def _add_ledger(ledger: FakeLedger, server: grpc.aio.Server) -> None:
+    ledger_grpc.add_LedgerPostingServiceServicer_to_server(ledger, server)
+    reconciliation_grpc.add_ReconciliationServiceServicer_to_server(ledger, server)
+    register_grpc.add_OperationRegisterServiceServicer_to_server(ledger, server)
+
+
+class FakeLedger(
+    _Books,
+    ledger_grpc.LedgerPostingServiceServicer,
+    reconciliation_grpc.ReconciliationServiceServicer,
+    register_grpc.OperationRegisterServiceServicer,
+):
     """Rows are (seller_id, captured_minor, seller_pending_minor, commission_minor, source)."""
 
     def __init__(self) -> None:
-        super().__init__(ledger_grpc.add_LedgerPostingServiceServicer_to_server)
+        super().__init__(_add_ledger)
+        self.fees: dict[str, int] = {}
+        """The fees that came with captures, by operation_id."""
+        self.lines: dict[str, list[reconciliation_pb.SettlementLine]] = {}
+        """What current settlement files say, by operation_id."""
+        self.most_lines = 2_000
+        self.looked_up: Counter[str] = Counter()
+        """How often each operation was asked about in settlement files."""
+        self.register: dict[str, register_pb.RegisteredOperation] = {}
+        """What was told of operations that are in no journal, the last of each."""
+        self.registered: list[list[str]] = []
+        """The lists that came, by their operation_ids."""
+        self.refuse_to_register: dict[str, MeshError] = {}
+        """operation_id → how it is refused."""
+        self.fail_memos: MeshError | None = None
+        """How each call for settlement lines or of the register fails."""
+        self.lose_memos = 0
+        """So many calls of the register write, and their answer is lost."""
+
+    def settle(self, operation_id: str, amount_minor: int, **more: Any) -> None:
+        """A settlement file has a line of the operation: by default a charge in euros."""
+        line = reconciliation_pb.SettlementLine(
+            **{
+                "file_id": "f" * 32,
+                "sequence": len(self.lines) + 1,
+                "source": SOURCE,
+                "kind": "CHARGE",
+                "currency_code": "EUR",
+                "amount_minor": amount_minor,
+                "gross_minor": amount_minor,
+                "psp_reference": f"settled-{operation_id[:8]}",
+                "operation_id": operation_id,
+                **more,
+            }
+        )
+        self.lines.setdefault(operation_id, []).append(line)
+
+    async def FindSettlementLines(
+        self, request: reconciliation_pb.FindSettlementLinesRequest, context: Context
+    ) -> reconciliation_pb.FindSettlementLinesResponse:
+        if self.fail_memos is not None:
+            await abort(context, self.fail_memos)
+        self.looked_up.update(request.operation_ids)
+        found = [line for key in request.operation_ids for line in self.lines.get(key, ())]
+        return reconciliation_pb.FindSettlementLinesResponse(
+            lines=found[: self.most_lines], has_more=len(found) > self.most_lines
+        )
+
+    async def RegisterOperations(
+        self, request: register_pb.RegisterOperationsRequest, context: Context
+    ) -> register_pb.RegisterOperationsResponse:
+        if self.fail_memos is not None:
+            await abort(context, self.fail_memos)
+        self.registered.append([item.operation_id for item in request.operations])
+        response = register_pb.RegisterOperationsResponse()
+        for item in request.operations:
+            if error := self.refuse_to_register.get(item.operation_id):
+                response.results.add(error=to_status(error))
+                continue
+            self.register[item.operation_id] = item
+            response.results.add().registered.state = item.state
+        if self.lose_memos:
+            self.lose_memos -= 1
+            await context.abort(grpc.StatusCode.DEADLINE_EXCEEDED, "lost by the test")
+        return response
 
     async def PostEvents(
         self, request: ledger_pb.PostEventsRequest, context: Context
@@ -318,6 +419,8 @@ class FakeLedger(_Books, ledger_grpc.LedgerPostingServiceServicer):
                 capture.commission_minor,
                 capture.source,
             )
+            if capture.HasField("fee"):
+                self.fees[event.operation_id] = capture.fee.amount_minor
             error = self._write(event.operation_id, capture.seller_id, row)
             result = ledger_pb.PostEventResult()
             if error is not None:

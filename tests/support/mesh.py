@@ -44,6 +44,7 @@ SETTINGS: Mapping[str, object] = {
     "payment_delayed_first_ms": 100,
     "payment_delayed_most_ms": 500,
     "payment_parked_poll_ms": 500,
+    "payment_evidence_poll_ms": 200,
 }
 """Short waits, so that tests need not wait long. `x_y` is the variable PAYMESH_X_Y."""
 

@@ -30,6 +30,7 @@ SETTINGS: dict[str, Any] = {
     "delayed_first_ms": 20,
     "delayed_most_ms": 50,
     "parked_poll_ms": 50,
+    "evidence_poll_ms": 50,
     "drain_s": 5.0,
 }
 
@@ -43,7 +44,7 @@ class World:
         """The superuser's, of the same database."""
         self.executor = FakeExecutor()
         self.wallet = FakeWallet()
-        self.ledger = FakeLedger()
+        self.ledger = FakeLedger()  # type: ignore[abstract]  # it plays what is called here
         self._replicas: list[Replica] = []
         self._others: list[FakeExecutor] = []
 

@@ -8,6 +8,7 @@ from __future__ import annotations
 
 import json
 import time
+import uuid
 from collections.abc import AsyncIterator
 
 import psycopg
@@ -16,7 +17,7 @@ import pytest_asyncio
 from sqlalchemy import make_url, text
 
 from mesh.db import Database
-from payment_svc import operations, store
+from payment_svc import operations, store, store_reconciliation
 from payment_svc.domain import OrderState, items_of
 from tests.support.payments import new_order, new_payment, progress
 from tests.support.postgres import PostgresServer
@@ -72,3 +73,54 @@ async def test_progress_is_found_by_key_however_much_is_owned(
     lines = "\n".join(plan)
     assert "operation_pkey" in lines
     assert "operation_owned" not in lines
+
+
+@pytest.mark.parametrize(
+    ("statement", "index"),
+    [
+        (store_reconciliation.UNKNOWN_SQL, "operation_unknown"),
+        (store_reconciliation.UNREGISTERED_SQL, "operation_unregistered"),
+    ],
+)
+async def test_what_the_reconciliation_is_asked_and_told_is_read_in_its_indexs_order(
+    database: Database, quiet: str, statement: str, index: str
+) -> None:
+    parameters = {"after_time": "-infinity", "after_id": uuid.UUID(int=0), "most": 500}
+    plan = await database.read(
+        "plan", lambda c: c.scalars(text(f"EXPLAIN {statement}"), parameters)
+    )
+    lines = "\n".join(plan)
+    assert f"Index Scan using {index}" in lines
+    for other in ("Seq Scan", "Bitmap", "Sort", "Hash"):
+        assert other not in lines, lines
+
+
+async def test_what_was_told_is_noted_by_key(database: Database, quiet: str) -> None:
+    plan = await database.read(
+        "plan",
+        lambda c: c.scalars(
+            text(f"EXPLAIN {store_reconciliation.MARK_REGISTERED_SQL}"), {"told": json.dumps([])}
+        ),
+    )
+    lines = "\n".join(plan)
+    assert "operation_pkey" in lines
+    assert "Seq Scan" not in lines
+
+
+async def test_thousands_that_are_unknown_are_paged_through_and_taken_in_no_time(
+    database: Database, quiet: str
+) -> None:
+    mine = await operations.open_epoch(database, "me", LONG_S)
+    for _ in range(6):  # from the fifth on the driver has it prepared
+        assert not [page async for page in operations.unknown(database, 500)]
+        assert not await operations.take_unknown(database, [(uuid.uuid4(), uuid.uuid4())], mine)
+    execute(quiet, "UPDATE operation SET state = 4, next_attempt_time = now()")
+    execute(quiet, "UPDATE payment_order SET state = 3, captured_minor = 0")
+    started = time.monotonic()
+    pages = [page async for page in operations.unknown(database, 500)]
+    assert [len(page) for page in pages] == [500] * (ORDERS // 500)
+    assert len({one.operation_id for page in pages for one in page}) == ORDERS
+    wanted = [(one.payment_id, one.operation_id) for one in pages[3]]
+    assert len(await operations.take_unknown(database, wanted, mine)) == 500
+    assert await operations.take_unknown(database, wanted, mine) == []
+    assert time.monotonic() - started < 2.5

@@ -29,7 +29,7 @@ from paymesh.common.v1 import money_pb2 as paymesh_dot_common_dot_v1_dot_money__
 from paymesh.payment.v1 import payment_pb2 as paymesh_dot_payment_dot_v1_dot_payment__pb2
 
 
-DESCRIPTOR = _descriptor_pool.Default().AddSerializedFile(b'\n*paymesh/executor/v1/executor_service.proto\x12\x13paymesh.executor.v1\x1a\x1b\x62uf/validate/validate.proto\x1a\x1fgoogle/protobuf/timestamp.proto\x1a\x17google/rpc/status.proto\x1a\x1dpaymesh/common/v1/money.proto\x1a paymesh/payment/v1/payment.proto\"i\n\x0e\x45xecuteRequest\x12\x0f\n\x07list_id\x18\x01 \x01(\x04\x12\x46\n\noperations\x18\x02 \x03(\x0b\x32\".paymesh.executor.v1.OperationItemB\x0e\xbaH\x0b\x92\x01\x08\x10\xe8\x07\"\x03\xd8\x01\x03\"\xb2\x02\n\rOperationItem\x12+\n\x0coperation_id\x18\x01 \x01(\tB\x15\xbaH\x12r\x10\x32\x0e^[0-9a-f]{32}$\x12\'\n\x08order_id\x18\x02 \x01(\tB\x15\xbaH\x12r\x10\x32\x0e^[0-9a-f]{32}$\x12)\n\npayment_id\x18\x03 \x01(\tB\x15\xbaH\x12r\x10\x32\x0e^[0-9a-f]{32}$\x12\x39\n\x04kind\x18\x04 \x01(\x0e\x32!.paymesh.payment.v1.OperationKindB\x08\xbaH\x05\x82\x01\x02\x18\x01\x12\x30\n\x06\x61mount\x18\x05 \x01(\x0b\x32\x18.paymesh.common.v1.MoneyB\x06\xbaH\x03\xc8\x01\x01\x12\"\n\x0epayment_method\x18\x06 \x01(\tB\n\xbaH\x07r\x05\x10\x01\x18\xff\x01\x12\x0f\n\x07restart\x18\x07 \x01(\x08\"f\n\x0f\x45xecuteResponse\x12\x1a\n\x12\x63ommitted_list_ids\x18\x01 \x03(\x04\x12\x37\n\x08outcomes\x18\x02 \x03(\x0b\x32%.paymesh.executor.v1.OperationOutcome\"\xce\x02\n\x10OperationOutcome\x12\x14\n\x0coperation_id\x18\x01 \x01(\t\x12\x31\n\x08\x63\x61ptured\x18\x02 \x01(\x0b\x32\x1d.paymesh.executor.v1.CapturedH\x00\x12\x31\n\x08\x64\x65\x63lined\x18\x03 \x01(\x0b\x32\x1d.paymesh.executor.v1.DeclinedH\x00\x12/\n\x07pending\x18\x04 \x01(\x0b\x32\x1c.paymesh.executor.v1.PendingH\x00\x12/\n\x07unknown\x18\x05 \x01(\x0b\x32\x1c.paymesh.executor.v1.UnknownH\x00\x12-\n\x06parked\x18\x06 \x01(\x0b\x32\x1b.paymesh.executor.v1.ParkedH\x00\x12#\n\x05\x65rror\x18\x07 \x01(\x0b\x32\x12.google.rpc.StatusH\x00\x42\x08\n\x06result\"\xf7\x01\n\x08\x43\x61ptured\x12(\n\x06\x61mount\x18\x01 \x01(\x0b\x32\x18.paymesh.common.v1.Money\x12\x15\n\rpsp_reference\x18\x02 \x01(\t\x12*\n\x03\x66\x65\x65\x18\x03 \x01(\x0b\x32\x18.paymesh.common.v1.MoneyH\x00\x88\x01\x01\x12\x0e\n\x06source\x18\x04 \x01(\t\x12\x34\n\x08\x65vidence\x18\x05 \x01(\x0e\x32\".paymesh.payment.v1.EvidenceSource\x12\x30\n\x0coutcome_time\x18\x06 \x01(\x0b\x32\x1a.google.protobuf.TimestampB\x06\n\x04_fee\"\x9c\x01\n\x08\x44\x65\x63lined\x12\x35\n\x08\x63\x61tegory\x18\x01 \x01(\x0e\x32#.paymesh.payment.v1.DeclineCategory\x12\x0c\n\x04\x63ode\x18\x02 \x01(\t\x12\x15\n\rpsp_reference\x18\x03 \x01(\t\x12\x34\n\x08\x65vidence\x18\x04 \x01(\x0e\x32\".paymesh.payment.v1.EvidenceSource\" \n\x07Pending\x12\x15\n\rpsp_reference\x18\x01 \x01(\t\"\x19\n\x07Unknown\x12\x0e\n\x06\x64\x65tail\x18\x01 \x01(\t\"G\n\x06Parked\x12\x18\n\x10\x61ttention_reason\x18\x01 \x01(\t\x12\x0c\n\x04poll\x18\x02 \x01(\x08\x12\x15\n\rpsp_reference\x18\x03 \x01(\t2k\n\x0f\x45xecutorService\x12X\n\x07\x45xecute\x12#.paymesh.executor.v1.ExecuteRequest\x1a$.paymesh.executor.v1.ExecuteResponse(\x01\x30\x01\x62\x06proto3')
+DESCRIPTOR = _descriptor_pool.Default().AddSerializedFile(b'\n*paymesh/executor/v1/executor_service.proto\x12\x13paymesh.executor.v1\x1a\x1b\x62uf/validate/validate.proto\x1a\x1fgoogle/protobuf/timestamp.proto\x1a\x17google/rpc/status.proto\x1a\x1dpaymesh/common/v1/money.proto\x1a paymesh/payment/v1/payment.proto\"i\n\x0e\x45xecuteRequest\x12\x0f\n\x07list_id\x18\x01 \x01(\x04\x12\x46\n\noperations\x18\x02 \x03(\x0b\x32\".paymesh.executor.v1.OperationItemB\x0e\xbaH\x0b\x92\x01\x08\x10\xe8\x07\"\x03\xd8\x01\x03\"\xfd\x02\n\rOperationItem\x12+\n\x0coperation_id\x18\x01 \x01(\tB\x15\xbaH\x12r\x10\x32\x0e^[0-9a-f]{32}$\x12\'\n\x08order_id\x18\x02 \x01(\tB\x15\xbaH\x12r\x10\x32\x0e^[0-9a-f]{32}$\x12)\n\npayment_id\x18\x03 \x01(\tB\x15\xbaH\x12r\x10\x32\x0e^[0-9a-f]{32}$\x12\x39\n\x04kind\x18\x04 \x01(\x0e\x32!.paymesh.payment.v1.OperationKindB\x08\xbaH\x05\x82\x01\x02\x18\x01\x12\x30\n\x06\x61mount\x18\x05 \x01(\x0b\x32\x18.paymesh.common.v1.MoneyB\x06\xbaH\x03\xc8\x01\x01\x12\"\n\x0epayment_method\x18\x06 \x01(\tB\n\xbaH\x07r\x05\x10\x01\x18\xff\x01\x12\x0f\n\x07restart\x18\x07 \x01(\x08\x12=\n\x07settled\x18\x08 \x01(\x0b\x32\'.paymesh.executor.v1.SettlementEvidenceH\x00\x88\x01\x01\x42\n\n\x08_settled\"\xd2\x01\n\x12SettlementEvidence\x12\x30\n\x06\x61mount\x18\x01 \x01(\x0b\x32\x18.paymesh.common.v1.MoneyB\x06\xbaH\x03\xc8\x01\x01\x12-\n\rpsp_reference\x18\x02 \x01(\tB\x16\xbaH\x13r\x11\x18\xff\x01\x32\x0c^[^\\p{Cc}]*$\x12*\n\x03\x66\x65\x65\x18\x03 \x01(\x0b\x32\x18.paymesh.common.v1.MoneyH\x00\x88\x01\x01\x12\'\n\x06source\x18\x04 \x01(\tB\x17\xbaH\x14r\x12\x10\x01\x18?2\x0c^[^\\p{Cc}]*$B\x06\n\x04_fee\"f\n\x0f\x45xecuteResponse\x12\x1a\n\x12\x63ommitted_list_ids\x18\x01 \x03(\x04\x12\x37\n\x08outcomes\x18\x02 \x03(\x0b\x32%.paymesh.executor.v1.OperationOutcome\"\xce\x02\n\x10OperationOutcome\x12\x14\n\x0coperation_id\x18\x01 \x01(\t\x12\x31\n\x08\x63\x61ptured\x18\x02 \x01(\x0b\x32\x1d.paymesh.executor.v1.CapturedH\x00\x12\x31\n\x08\x64\x65\x63lined\x18\x03 \x01(\x0b\x32\x1d.paymesh.executor.v1.DeclinedH\x00\x12/\n\x07pending\x18\x04 \x01(\x0b\x32\x1c.paymesh.executor.v1.PendingH\x00\x12/\n\x07unknown\x18\x05 \x01(\x0b\x32\x1c.paymesh.executor.v1.UnknownH\x00\x12-\n\x06parked\x18\x06 \x01(\x0b\x32\x1b.paymesh.executor.v1.ParkedH\x00\x12#\n\x05\x65rror\x18\x07 \x01(\x0b\x32\x12.google.rpc.StatusH\x00\x42\x08\n\x06result\"\xf7\x01\n\x08\x43\x61ptured\x12(\n\x06\x61mount\x18\x01 \x01(\x0b\x32\x18.paymesh.common.v1.Money\x12\x15\n\rpsp_reference\x18\x02 \x01(\t\x12*\n\x03\x66\x65\x65\x18\x03 \x01(\x0b\x32\x18.paymesh.common.v1.MoneyH\x00\x88\x01\x01\x12\x0e\n\x06source\x18\x04 \x01(\t\x12\x34\n\x08\x65vidence\x18\x05 \x01(\x0e\x32\".paymesh.payment.v1.EvidenceSource\x12\x30\n\x0coutcome_time\x18\x06 \x01(\x0b\x32\x1a.google.protobuf.TimestampB\x06\n\x04_fee\"\x9c\x01\n\x08\x44\x65\x63lined\x12\x35\n\x08\x63\x61tegory\x18\x01 \x01(\x0e\x32#.paymesh.payment.v1.DeclineCategory\x12\x0c\n\x04\x63ode\x18\x02 \x01(\t\x12\x15\n\rpsp_reference\x18\x03 \x01(\t\x12\x34\n\x08\x65vidence\x18\x04 \x01(\x0e\x32\".paymesh.payment.v1.EvidenceSource\" \n\x07Pending\x12\x15\n\rpsp_reference\x18\x01 \x01(\t\"\x19\n\x07Unknown\x12\x0e\n\x06\x64\x65tail\x18\x01 \x01(\t\"G\n\x06Parked\x12\x18\n\x10\x61ttention_reason\x18\x01 \x01(\t\x12\x0c\n\x04poll\x18\x02 \x01(\x08\x12\x15\n\rpsp_reference\x18\x03 \x01(\t2k\n\x0f\x45xecutorService\x12X\n\x07\x45xecute\x12#.paymesh.executor.v1.ExecuteRequest\x1a$.paymesh.executor.v1.ExecuteResponse(\x01\x30\x01\x62\x06proto3')
 
 _globals = globals()
 _builder.BuildMessageAndEnumDescriptors(DESCRIPTOR, _globals)
@@ -50,24 +50,32 @@ if not _descriptor._USE_C_DESCRIPTORS:
   _globals['_OPERATIONITEM'].fields_by_name['amount']._serialized_options = b'\272H\003\310\001\001'
   _globals['_OPERATIONITEM'].fields_by_name['payment_method']._loaded_options = None
   _globals['_OPERATIONITEM'].fields_by_name['payment_method']._serialized_options = b'\272H\007r\005\020\001\030\377\001'
+  _globals['_SETTLEMENTEVIDENCE'].fields_by_name['amount']._loaded_options = None
+  _globals['_SETTLEMENTEVIDENCE'].fields_by_name['amount']._serialized_options = b'\272H\003\310\001\001'
+  _globals['_SETTLEMENTEVIDENCE'].fields_by_name['psp_reference']._loaded_options = None
+  _globals['_SETTLEMENTEVIDENCE'].fields_by_name['psp_reference']._serialized_options = b'\272H\023r\021\030\377\0012\014^[^\\p{Cc}]*$'
+  _globals['_SETTLEMENTEVIDENCE'].fields_by_name['source']._loaded_options = None
+  _globals['_SETTLEMENTEVIDENCE'].fields_by_name['source']._serialized_options = b'\272H\024r\022\020\001\030?2\014^[^\\p{Cc}]*$'
   _globals['_EXECUTEREQUEST']._serialized_start=219
   _globals['_EXECUTEREQUEST']._serialized_end=324
   _globals['_OPERATIONITEM']._serialized_start=327
-  _globals['_OPERATIONITEM']._serialized_end=633
-  _globals['_EXECUTERESPONSE']._serialized_start=635
-  _globals['_EXECUTERESPONSE']._serialized_end=737
-  _globals['_OPERATIONOUTCOME']._serialized_start=740
-  _globals['_OPERATIONOUTCOME']._serialized_end=1074
-  _globals['_CAPTURED']._serialized_start=1077
-  _globals['_CAPTURED']._serialized_end=1324
-  _globals['_DECLINED']._serialized_start=1327
-  _globals['_DECLINED']._serialized_end=1483
-  _globals['_PENDING']._serialized_start=1485
-  _globals['_PENDING']._serialized_end=1517
-  _globals['_UNKNOWN']._serialized_start=1519
-  _globals['_UNKNOWN']._serialized_end=1544
-  _globals['_PARKED']._serialized_start=1546
-  _globals['_PARKED']._serialized_end=1617
-  _globals['_EXECUTORSERVICE']._serialized_start=1619
-  _globals['_EXECUTORSERVICE']._serialized_end=1726
+  _globals['_OPERATIONITEM']._serialized_end=708
+  _globals['_SETTLEMENTEVIDENCE']._serialized_start=711
+  _globals['_SETTLEMENTEVIDENCE']._serialized_end=921
+  _globals['_EXECUTERESPONSE']._serialized_start=923
+  _globals['_EXECUTERESPONSE']._serialized_end=1025
+  _globals['_OPERATIONOUTCOME']._serialized_start=1028
+  _globals['_OPERATIONOUTCOME']._serialized_end=1362
+  _globals['_CAPTURED']._serialized_start=1365
+  _globals['_CAPTURED']._serialized_end=1612
+  _globals['_DECLINED']._serialized_start=1615
+  _globals['_DECLINED']._serialized_end=1771
+  _globals['_PENDING']._serialized_start=1773
+  _globals['_PENDING']._serialized_end=1805
+  _globals['_UNKNOWN']._serialized_start=1807
+  _globals['_UNKNOWN']._serialized_end=1832
+  _globals['_PARKED']._serialized_start=1834
+  _globals['_PARKED']._serialized_end=1905
+  _globals['_EXECUTORSERVICE']._serialized_start=1907
+  _globals['_EXECUTORSERVICE']._serialized_end=2014
 # @@protoc_insertion_point(module_scope)

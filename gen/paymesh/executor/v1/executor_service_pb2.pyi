@@ -65,6 +65,7 @@ class OperationItem(_message.Message):
     AMOUNT_FIELD_NUMBER: _builtins.int
     PAYMENT_METHOD_FIELD_NUMBER: _builtins.int
     RESTART_FIELD_NUMBER: _builtins.int
+    SETTLED_FIELD_NUMBER: _builtins.int
     operation_id: _builtins.str
     """The operation's id, 32 lower-case hex digits; the key of its row."""
     order_id: _builtins.str
@@ -83,6 +84,13 @@ class OperationItem(_message.Message):
     def amount(self) -> _money_pb2.Money:
         """How much, at least 1 minor unit."""
 
+    @_builtins.property
+    def settled(self) -> Global___SettlementEvidence:
+        """What a settlement file says of the operation, where one proves that the PSP took
+        the money. Then nothing is asked of the PSP: an operation without a definite
+        outcome gets this one, and one that has a definite outcome keeps it.
+        """
+
     def __init__(
         self,
         *,
@@ -93,14 +101,61 @@ class OperationItem(_message.Message):
         amount: _money_pb2.Money | None = ...,
         payment_method: _builtins.str = ...,
         restart: _builtins.bool = ...,
+        settled: Global___SettlementEvidence | None = ...,
     ) -> None: ...
-    _HasFieldArgType: _TypeAlias = _typing.Literal["amount", b"amount"]  # noqa: Y015
+    _HasFieldArgType: _TypeAlias = _typing.Literal["_settled", b"_settled", "amount", b"amount", "settled", b"settled"]  # noqa: Y015
     def HasField(self, field_name: _HasFieldArgType) -> _builtins.bool: ...
-    _ClearFieldArgType: _TypeAlias = _typing.Literal["amount", b"amount", "kind", b"kind", "operation_id", b"operation_id", "order_id", b"order_id", "payment_id", b"payment_id", "payment_method", b"payment_method", "restart", b"restart"]  # noqa: Y015
+    _ClearFieldArgType: _TypeAlias = _typing.Literal["_settled", b"_settled", "amount", b"amount", "kind", b"kind", "operation_id", b"operation_id", "order_id", b"order_id", "payment_id", b"payment_id", "payment_method", b"payment_method", "restart", b"restart", "settled", b"settled"]  # noqa: Y015
     def ClearField(self, field_name: _ClearFieldArgType) -> None: ...
-    def WhichOneof(self, oneof_group: _Never) -> None: ...
+    _WhichOneofReturnType__settled: _TypeAlias = _typing.Literal["settled"]  # noqa: Y015
+    _WhichOneofArgType__settled: _TypeAlias = _typing.Literal["_settled", b"_settled"]  # noqa: Y015
+    def WhichOneof(self, oneof_group: _WhichOneofArgType__settled) -> _WhichOneofReturnType__settled | None: ...
 
 Global___OperationItem: _TypeAlias = OperationItem  # noqa: Y015
+
+@_typing.final
+class SettlementEvidence(_message.Message):
+    """A line of a settlement file that says: the PSP took the money for this operation,
+    once, and gave nothing back since.
+    """
+
+    DESCRIPTOR: _descriptor.Descriptor
+
+    AMOUNT_FIELD_NUMBER: _builtins.int
+    PSP_REFERENCE_FIELD_NUMBER: _builtins.int
+    FEE_FIELD_NUMBER: _builtins.int
+    SOURCE_FIELD_NUMBER: _builtins.int
+    psp_reference: _builtins.str
+    """What the PSP calls it, at most 255 characters; empty if the line does not tell."""
+    source: _builtins.str
+    """The PSP's source name, 1 to 63 characters. The file of another source than the
+    one that the operation was sent to is no evidence for it.
+    """
+    @_builtins.property
+    def amount(self) -> _money_pb2.Money:
+        """What was taken, before fees, at least 1 minor unit. In the operation's currency."""
+
+    @_builtins.property
+    def fee(self) -> _money_pb2.Money:
+        """The PSP's fee, if the line carries it."""
+
+    def __init__(
+        self,
+        *,
+        amount: _money_pb2.Money | None = ...,
+        psp_reference: _builtins.str = ...,
+        fee: _money_pb2.Money | None = ...,
+        source: _builtins.str = ...,
+    ) -> None: ...
+    _HasFieldArgType: _TypeAlias = _typing.Literal["_fee", b"_fee", "amount", b"amount", "fee", b"fee"]  # noqa: Y015
+    def HasField(self, field_name: _HasFieldArgType) -> _builtins.bool: ...
+    _ClearFieldArgType: _TypeAlias = _typing.Literal["_fee", b"_fee", "amount", b"amount", "fee", b"fee", "psp_reference", b"psp_reference", "source", b"source"]  # noqa: Y015
+    def ClearField(self, field_name: _ClearFieldArgType) -> None: ...
+    _WhichOneofReturnType__fee: _TypeAlias = _typing.Literal["fee"]  # noqa: Y015
+    _WhichOneofArgType__fee: _TypeAlias = _typing.Literal["_fee", b"_fee"]  # noqa: Y015
+    def WhichOneof(self, oneof_group: _WhichOneofArgType__fee) -> _WhichOneofReturnType__fee | None: ...
+
+Global___SettlementEvidence: _TypeAlias = SettlementEvidence  # noqa: Y015
 
 @_typing.final
 class ExecuteResponse(_message.Message):

@@ -57,7 +57,8 @@ class ExecutorServiceServicer:
         with it, one that is under way in this process answers when it ends, and one
         whose outcome is unknown is taken to the next rung of the ladder (look-up by
         our key; resend under the same key while the PSP surely remembers it; then
-        parked).
+        parked). One that comes with settlement evidence is not asked about: the
+        evidence is stored where there was none, and answered like the PSP's own.
 
         Errors belong to items: an item's Status says INVALID_ARGUMENT /
         VALIDATION_FAILED, ALREADY_EXISTS / OPERATION_CONFLICT (stored with other

@@ -289,6 +289,8 @@ class _EvidenceSourceEnumTypeWrapper(_enum_type_wrapper._EnumTypeWrapper[_Eviden
     """The PSP's answer to the call itself."""
     EVIDENCE_SOURCE_PSP_LOOK_UP: _EvidenceSource.ValueType  # 2
     """The PSP's answer to a look-up by our own key."""
+    EVIDENCE_SOURCE_SETTLEMENT_FILE: _EvidenceSource.ValueType  # 3
+    """A line of the PSP's settlement file."""
 
 class EvidenceSource(_EvidenceSource, metaclass=_EvidenceSourceEnumTypeWrapper):
     """Where the evidence for an operation's state comes from."""
@@ -299,6 +301,8 @@ EVIDENCE_SOURCE_PSP_ANSWER: EvidenceSource.ValueType  # 1
 """The PSP's answer to the call itself."""
 EVIDENCE_SOURCE_PSP_LOOK_UP: EvidenceSource.ValueType  # 2
 """The PSP's answer to a look-up by our own key."""
+EVIDENCE_SOURCE_SETTLEMENT_FILE: EvidenceSource.ValueType  # 3
+"""A line of the PSP's settlement file."""
 Global___EvidenceSource: _TypeAlias = EvidenceSource  # noqa: Y015
 
 @_typing.final
