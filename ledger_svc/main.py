@@ -4,10 +4,15 @@ from __future__ import annotations
 
 from functools import partial
 
-from paymesh.ledger.v1 import ledger_posting_service_pb2, ledger_service_pb2
+from paymesh.ledger.v1 import (
+    ledger_posting_service_pb2,
+    ledger_read_service_pb2,
+    ledger_service_pb2,
+)
 from paymesh.ledger.v1.ledger_posting_service_pb2_grpc import (
     add_LedgerPostingServiceServicer_to_server,
 )
+from paymesh.ledger.v1.ledger_read_service_pb2_grpc import add_LedgerReadServiceServicer_to_server
 from paymesh.ledger.v1.ledger_service_pb2_grpc import add_LedgerServiceServicer_to_server
 from paymesh.reconciliation.v1 import reconciliation_service_pb2
 from paymesh.reconciliation.v1.reconciliation_service_pb2_grpc import (
@@ -17,7 +22,12 @@ from paymesh.reconciliation.v1.reconciliation_service_pb2_grpc import (
 from ledger_svc import operations
 from ledger_svc.config import Settings
 from ledger_svc.reconciliation.servicer import ReconciliationServicer
-from ledger_svc.servicer import LedgerPostingServicer, LedgerServicer, LedgerWriter
+from ledger_svc.servicer import (
+    LedgerPostingServicer,
+    LedgerReadServicer,
+    LedgerServicer,
+    LedgerWriter,
+)
 from mesh import server as mesh_server
 from mesh.config import load
 from mesh.db import Database
@@ -51,6 +61,8 @@ def wire(settings: Settings, database: Database) -> tuple[Server, Background]:
         ledger_posting_service_pb2.DESCRIPTOR.services_by_name["LedgerPostingService"].full_name,
         internal=True,
     )
+    add_LedgerReadServiceServicer_to_server(LedgerReadServicer(database), server.grpc)
+    server.add(ledger_read_service_pb2.DESCRIPTOR.services_by_name["LedgerReadService"].full_name)
     patient = Database(
         settings.database_url,
         application_name=f"{NAME}.reconciliation",
