@@ -5,6 +5,7 @@ from __future__ import annotations
 from collections.abc import Callable, Mapping, Sequence, Set
 from dataclasses import dataclass
 from datetime import datetime
+from itertools import accumulate
 from typing import TypeAlias
 from uuid import UUID
 
@@ -12,7 +13,8 @@ from sqlalchemy.ext.asyncio import AsyncConnection
 
 from mesh.db import CommitFailed, CommitUnknown, Database
 from mesh.errors import MeshError, Reason
-from payment_svc import store, store_reads
+from payment_svc import store, store_check, store_reads
+from payment_svc.checked import CheckedOrder, CheckedPayment
 from payment_svc.domain import (
     Item,
     NewPayment,
@@ -21,6 +23,7 @@ from payment_svc.domain import (
     differences,
     request_id_reused,
 )
+from payment_svc.store_check import Place
 from payment_svc.views import Payment, Replicas, Standing
 
 
@@ -246,3 +249,44 @@ async def standing(database: Database, epoch: int) -> tuple[list[Standing], Repl
 
     # It writes nothing: a transaction for the settings that end with it.
     return await database.commit("payment.standing", work)
+
+
+async def check_range(
+    database: Database, from_time: datetime | None, to_time: datetime | None
+) -> tuple[datetime, datetime]:
+    """What a check goes over, with its defaults, by database time."""
+    return await database.read(
+        "payment.check_range",
+        lambda connection: store_check.select_range(connection, from_time, to_time),
+    )
+
+
+async def check_page(
+    database: Database, from_time: datetime, before: Place, most_payments: int, most_orders: int
+) -> list[CheckedPayment]:
+    """The next payments to check, newest first: at most so many, and at least one if any is left.
+
+    With at most so many orders, unless the first has more.
+    """
+
+    async def work(connection: AsyncConnection) -> list[CheckedPayment]:
+        listed = await store_check.select_page(connection, from_time, before, most_payments)
+        sums = accumulate(payment.order_count for payment in listed)
+        fitting = [p for p, orders in zip(listed, sums, strict=True) if orders <= most_orders]
+        payment_ids = [payment.payment_id for payment in fitting or listed[:1]]
+        found = await store_check.select_checked(connection, payment_ids)
+        return [found[payment_id] for payment_id in payment_ids]
+
+    return await database.read("payment.check_page", work)
+
+
+async def put_back(database: Database, orders: Sequence[CheckedOrder]) -> set[UUID]:
+    """Makes the operations of orders that nobody drives due at once; answers which.
+
+    Not those that were driven since they were read, or whose orders have ended.
+    """
+    return await database.commit(
+        "payment.put_back",
+        lambda connection: store_check.put_back(connection, orders),
+        one_write=True,
+    )

@@ -139,7 +139,7 @@ class FindOperationsResponse(_message.Message):
     OPERATIONS_FIELD_NUMBER: _builtins.int
     @_builtins.property
     def operations(self) -> _containers.RepeatedCompositeFieldContainer[Global___FoundOperation]:
-        """One an operation that is stored or that the PSP knows."""
+        """One an operation."""
 
     def __init__(
         self,

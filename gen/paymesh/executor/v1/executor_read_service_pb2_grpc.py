@@ -51,9 +51,9 @@ class ExecutorReadServiceServicer:
         says of them now, by our own keys. Neither executes anything, nor does the
         PSP's word move a row here: whoever drives the operation asks for that.
 
-        Answers only those that are stored, and with `look_up` those that are not
-        stored and of which the PSP knows. In any order; an id that comes twice is
-        answered once.
+        Answers only those that are stored; with `look_up` also those that are not
+        stored and that the PSP does not say to know nothing of. In any order; an id
+        that comes twice is answered once.
 
         Errors: INVALID_ARGUMENT / VALIDATION_FAILED; UNAVAILABLE / DEPENDENCY_DOWN
         (the database; with `look_up` also the PSP).

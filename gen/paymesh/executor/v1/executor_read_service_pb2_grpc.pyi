@@ -38,9 +38,9 @@ class ExecutorReadServiceStub:
     says of them now, by our own keys. Neither executes anything, nor does the
     PSP's word move a row here: whoever drives the operation asks for that.
 
-    Answers only those that are stored, and with `look_up` those that are not
-    stored and of which the PSP knows. In any order; an id that comes twice is
-    answered once.
+    Answers only those that are stored; with `look_up` also those that are not
+    stored and that the PSP does not say to know nothing of. In any order; an id
+    that comes twice is answered once.
 
     Errors: INVALID_ARGUMENT / VALIDATION_FAILED; UNAVAILABLE / DEPENDENCY_DOWN
     (the database; with `look_up` also the PSP).
@@ -56,9 +56,9 @@ class ExecutorReadServiceAsyncStub(ExecutorReadServiceStub):
     says of them now, by our own keys. Neither executes anything, nor does the
     PSP's word move a row here: whoever drives the operation asks for that.
 
-    Answers only those that are stored, and with `look_up` those that are not
-    stored and of which the PSP knows. In any order; an id that comes twice is
-    answered once.
+    Answers only those that are stored; with `look_up` also those that are not
+    stored and that the PSP does not say to know nothing of. In any order; an id
+    that comes twice is answered once.
 
     Errors: INVALID_ARGUMENT / VALIDATION_FAILED; UNAVAILABLE / DEPENDENCY_DOWN
     (the database; with `look_up` also the PSP).
@@ -77,9 +77,9 @@ class ExecutorReadServiceServicer(metaclass=_abc_1.ABCMeta):
         says of them now, by our own keys. Neither executes anything, nor does the
         PSP's word move a row here: whoever drives the operation asks for that.
 
-        Answers only those that are stored, and with `look_up` those that are not
-        stored and of which the PSP knows. In any order; an id that comes twice is
-        answered once.
+        Answers only those that are stored; with `look_up` also those that are not
+        stored and that the PSP does not say to know nothing of. In any order; an id
+        that comes twice is answered once.
 
         Errors: INVALID_ARGUMENT / VALIDATION_FAILED; UNAVAILABLE / DEPENDENCY_DOWN
         (the database; with `look_up` also the PSP).

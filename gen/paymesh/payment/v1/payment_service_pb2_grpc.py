@@ -213,7 +213,8 @@ class PaymentServiceServicer:
 
         Errors: INVALID_ARGUMENT / VALIDATION_FAILED; UNAVAILABLE / DEPENDENCY_DOWN
         (a database, a service or the PSP that can't be asked is an error of the call,
-        never a finding; also when the service stops: check again).
+        never a finding; also when the service stops: check again); with `repair` also
+        ABORTED / OUTCOME_UNKNOWN (check again).
         """
         context.set_code(grpc.StatusCode.UNIMPLEMENTED)
         context.set_details('Method not implemented!')

@@ -139,7 +139,8 @@ class PaymentServiceStub:
 
     Errors: INVALID_ARGUMENT / VALIDATION_FAILED; UNAVAILABLE / DEPENDENCY_DOWN
     (a database, a service or the PSP that can't be asked is an error of the call,
-    never a finding; also when the service stops: check again).
+    never a finding; also when the service stops: check again); with `repair` also
+    ABORTED / OUTCOME_UNKNOWN (check again).
     """
 
 @_typing.type_check_only
@@ -252,7 +253,8 @@ class PaymentServiceAsyncStub(PaymentServiceStub):
 
     Errors: INVALID_ARGUMENT / VALIDATION_FAILED; UNAVAILABLE / DEPENDENCY_DOWN
     (a database, a service or the PSP that can't be asked is an error of the call,
-    never a finding; also when the service stops: check again).
+    never a finding; also when the service stops: check again); with `repair` also
+    ABORTED / OUTCOME_UNKNOWN (check again).
     """
 
 class PaymentServiceServicer(metaclass=_abc_1.ABCMeta):
@@ -404,7 +406,8 @@ class PaymentServiceServicer(metaclass=_abc_1.ABCMeta):
 
         Errors: INVALID_ARGUMENT / VALIDATION_FAILED; UNAVAILABLE / DEPENDENCY_DOWN
         (a database, a service or the PSP that can't be asked is an error of the call,
-        never a finding; also when the service stops: check again).
+        never a finding; also when the service stops: check again); with `repair` also
+        ABORTED / OUTCOME_UNKNOWN (check again).
         """
 
 def add_PaymentServiceServicer_to_server(servicer: PaymentServiceServicer, server: _typing.Union[_grpc.Server, _aio.Server]) -> None: ...
