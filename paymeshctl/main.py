@@ -5,6 +5,7 @@ from __future__ import annotations
 import typer
 
 from paymeshctl import books, payments, settle
+from paymeshctl.check import check
 from paymeshctl.databases import migrate
 from paymeshctl.demo import demo
 from paymeshctl.doctor import doctor
@@ -32,6 +33,9 @@ app.add_typer(payments.app, name="payment")
 app.command(epilog=f"Example: paymesh wallet alice --movements. {HELP}")(books.wallet)
 app.add_typer(books.app, name="ledger")
 app.add_typer(settle.app, name="settle")
+app.command(
+    epilog=f"Example: paymesh check --from 2026-03-01T00:00:00Z --look-up --repair. {HELP}"
+)(check)
 app.command(epilog=f"Example: paymesh doctor --older-than 60 --json. {HELP}")(doctor)
 app.command(
     epilog="Example: PAYMESH_DATABASE_URL=postgresql://… PAYMESH_PAYMENT_DATABASE_URL=… "
