@@ -23,7 +23,8 @@ YOUNG_S = 5
 SOON_S = 10
 
 _RANGE = text(f"""
-SELECT to_time, coalesce(cast(:from_time AS timestamptz), to_time - interval '24 hours')
+SELECT to_time, coalesce(cast(:from_time AS timestamptz),
+                         greatest(to_time - interval '24 hours', '0001-01-01 00:00:00+00'))
 FROM (SELECT least(cast(:to_time AS timestamptz),
                    {DB_NOW} - make_interval(secs => {YOUNG_S})) AS to_time) AS t
 """)
