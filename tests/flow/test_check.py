@@ -2,9 +2,11 @@
 
 from __future__ import annotations
 
+import json
 import os
 import signal
 import time
+from collections import Counter
 from collections.abc import Iterator
 from datetime import UTC, datetime, timedelta
 
@@ -34,15 +36,17 @@ from tests.support.damage import (
     operation_id,
     psp_amount,
     reopen,
+    set_back,
     stamp,
     without_credit,
     without_journals,
 )
 from tests.support.load import Load
-from tests.support.mesh import RunningMesh, eventually, started_on
+from tests.support.mesh import RunningMesh, eventually, fresh, started_on
 from tests.support.postgres import PostgresServer
 from tests.support.refusals import refusal_of
 from tests.support.truth import problems_of
+from tests.support.up_process import run
 
 SUCCEEDED = payment_pb2.ORDER_STATE_SUCCEEDED
 CONTRADICTION = pb.FINDING_CLASS_CONTRADICTION
@@ -144,6 +148,25 @@ def test_what_is_not_credited_is_credited_once_more(case: Case) -> None:
         assert_one(case.check(repair=True), "MOVEMENT_MISSING", MISSING, payment, repaired=True)
     assert case.check(repair=True) == []
     assert case.mesh.get(payment.payment_id).state == payment_pb2.PAYMENT_STATE_SUCCEEDED
+
+
+def test_a_wallet_and_a_ledger_that_were_set_back_catch_up(case: Case) -> None:
+    """More orders than a page holds, of one seller and of many."""
+    payments = []
+    for n in range(6):
+        seller = fresh("seller")
+        orders = (new_order(1_000 + n, seller_id=seller * (n % 2)) for _ in range(100))
+        payments.append(case.aged(case.mesh.paid(new_checkout("tok_ok", *orders))))
+    orders_of = {order.order_id for payment in payments for order in payment.orders}
+    set_back(case, payments)
+    responses = case.responses(repair=True)
+    assert len(responses) > 2
+    assert [r.orders for r in responses][-2:] == [600, 600]
+    found = findings(responses)
+    assert Counter(kinds(found)) == {"MOVEMENT_MISSING": 600, "JOURNAL_MISSING": 600}
+    assert {f.order_id for f in found} == orders_of
+    assert all(f.repaired for f in found)
+    assert case.check() == []
 
 
 def test_what_is_not_booked_is_booked_once_more(case: Case) -> None:
@@ -303,6 +326,26 @@ def test_a_service_that_does_not_answer_is_an_error_and_no_finding(
     assert (refusal.code, refusal.reason) == ("UNAVAILABLE", "DEPENDENCY_DOWN")
     assert named in refusal.message
     assert case.check(look_up=True) == []
+
+
+def test_the_command_finds_and_repairs(case: Case) -> None:
+    payment = paid(case)
+    base = int(case.mesh.supervisor.target("payment").rpartition(":")[2]) - 1
+    asked = (
+        *("check", "--target", f"127.0.0.1:{base}", "--from", case.start.isoformat()),
+        *("--to", (case.start + timedelta(hours=1)).isoformat()),
+    )
+    assert run(*asked, "--look-up").returncode == 0
+    with without_credit(case, payment):
+        done = run(*asked, "--json")
+        assert done.returncode == 1, done.stderr
+        (finding,) = json.loads(done.stdout)["findings"]
+        assert finding["kind"] == "FINDING_KIND_MOVEMENT_MISSING"
+        assert finding["operation_id"] == operation_id(payment)
+        repaired = run(*asked, "--repair")
+        assert repaired.returncode == 1
+        assert "findings 1, repaired 1" in repaired.stdout
+    assert run(*asked).returncode == 0
 
 
 def test_bad_ranges_are_refused(mesh: RunningMesh) -> None:

@@ -108,29 +108,49 @@ def operation_id(payment: payment_pb2.Payment, position: int = 0) -> str:
 @contextmanager
 def without_credit(case: Case, payment: payment_pb2.Payment) -> Iterator[None]:
     """The wallet was set back: the movement is gone, and its part of the balance."""
-    with psycopg.connect(case.mesh.databases["wallet"]) as connection:
-        gone = connection.execute(
-            "DELETE FROM movement WHERE operation_id = %s RETURNING seller_id, pending_minor",
-            [operation_id(payment)],
-        ).fetchall()
-        ((seller, pending),) = gone
-        connection.execute(
-            "UPDATE balance SET pending_minor = pending_minor - %s WHERE seller_id = %s",
-            [pending, seller],
-        )
+    _uncredit(case, [operation_id(payment)])
     yield
 
 
 @contextmanager
 def without_journals(case: Case, payment: payment_pb2.Payment) -> Iterator[None]:
+    """The ledger was set back: the operation's journals are gone."""
+    _unbook(case, [operation_id(payment)])
+    yield
+
+
+def set_back(case: Case, payments: Sequence[payment_pb2.Payment]) -> None:
+    """Wallet and ledger know nothing of the payments any more."""
+    operation_ids = [o.operations[0].operation_id for p in payments for o in p.orders]
+    _uncredit(case, operation_ids)
+    _unbook(case, operation_ids)
+
+
+def _uncredit(case: Case, operation_ids: list[str]) -> None:
+    case.do(
+        "wallet",
+        """
+        WITH gone AS (
+          DELETE FROM movement WHERE operation_id = ANY (%s::uuid[])
+          RETURNING seller_id, currency, pending_minor)
+        UPDATE balance b SET pending_minor = b.pending_minor - g.pending_minor
+        FROM (SELECT seller_id, currency, sum(pending_minor) AS pending_minor FROM gone
+              GROUP BY seller_id, currency) AS g
+        WHERE (b.seller_id, b.currency) = (g.seller_id, g.currency)
+        """,
+        operation_ids,
+    )
+
+
+def _unbook(case: Case, operation_ids: list[str]) -> None:
     with case.changeable_ledger() as connection:
         for table in ("entry", "journal"):
-            connection.execute(
+            done = connection.execute(
                 f"DELETE FROM {table} WHERE journal_id IN (SELECT journal_id FROM journal"
-                " WHERE operation_id = %s)".encode(),
-                [operation_id(payment)],
+                " WHERE operation_id = ANY (%s::uuid[]))".encode(),
+                [operation_ids],
             )
-    yield
+            assert done.rowcount
 
 
 def reopen(

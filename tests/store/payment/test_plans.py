@@ -9,14 +9,19 @@ from __future__ import annotations
 import json
 import time
 from collections.abc import AsyncIterator
+from datetime import UTC, datetime
+from functools import partial
+from typing import Any
+from uuid import UUID
 
 import psycopg
 import pytest
 import pytest_asyncio
-from sqlalchemy import make_url, text
+from sqlalchemy import TextClause, make_url, text
+from sqlalchemy.ext.asyncio import AsyncConnection
 
 from mesh.db import Database
-from payment_svc import operations, store
+from payment_svc import operations, store, store_check
 from payment_svc.domain import OrderState, items_of
 from tests.support.payments import new_order, new_payment, progress
 from tests.support.postgres import PostgresServer
@@ -72,3 +77,30 @@ async def test_progress_is_found_by_key_however_much_is_owned(
     lines = "\n".join(plan)
     assert "operation_pkey" in lines
     assert "operation_owned" not in lines
+
+
+async def test_a_check_walks_by_the_indexes_and_reads_by_key(
+    database: Database, quiet: str
+) -> None:
+    time_ = datetime(2026, 1, 1, tzinfo=UTC)
+    page = {"from_time": time_, "before_time": time_, "before_id": UUID(int=0), "limit": 500}
+    asked: list[tuple[TextClause, dict[str, Any], list[str]]] = [
+        (store_check._PAGE, page, ["payment_newest"]),
+        (
+            store_check._CHECKED,
+            {"payment_ids": [UUID(int=0)]},
+            ["payment_pkey", "payment_order_pkey", "operation_pkey", "replica_pkey"],
+        ),
+        (store_check._PUT_BACK, {"items": json.dumps([])}, ["operation_pkey"]),
+    ]
+    for statement, values, wanted in asked:
+        plan = await database.read(
+            "plan", partial(_explained, statement=f"EXPLAIN {statement.text}", values=values)
+        )
+        assert all(index in plan for index in wanted), plan
+        assert "Seq Scan" not in plan
+        assert "operation_owned" not in plan
+
+
+async def _explained(connection: AsyncConnection, *, statement: str, values: dict[str, Any]) -> str:
+    return "\n".join(await connection.scalars(text(statement), values))
