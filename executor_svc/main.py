@@ -5,7 +5,10 @@ from __future__ import annotations
 from functools import partial
 
 import grpc
-from paymesh.executor.v1 import executor_service_pb2
+from paymesh.executor.v1 import executor_read_service_pb2, executor_service_pb2
+from paymesh.executor.v1.executor_read_service_pb2_grpc import (
+    add_ExecutorReadServiceServicer_to_server,
+)
 from paymesh.executor.v1.executor_service_pb2_grpc import add_ExecutorServiceServicer_to_server
 
 from executor_svc import gauges, operations
@@ -13,7 +16,7 @@ from executor_svc.clients import Psp
 from executor_svc.config import Settings
 from executor_svc.operations import Write, Written
 from executor_svc.runner import Runner
-from executor_svc.servicer import ExecutorServicer
+from executor_svc.servicer import ExecutorReadServicer, ExecutorServicer
 from mesh import server as mesh_server
 from mesh.batching import Writer
 from mesh.channel import open_channel
@@ -60,6 +63,10 @@ def wire(
         backoff_s=settings.ladder_backoff_ms / 1000,
     )
     server = ExecutorServer(settings, ExecutorServicer(runner))
+    add_ExecutorReadServiceServicer_to_server(ExecutorReadServicer(database, psp), server.grpc)
+    server.add(
+        executor_read_service_pb2.DESCRIPTOR.services_by_name["ExecutorReadService"].full_name
+    )
     serve_status(server, "executor", settings, database, runner.look)
     server.measure(database, partial(gauges.read, database))
     gauges.publish(runner.under_way, runner.oldest_s)

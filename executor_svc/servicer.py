@@ -3,23 +3,41 @@
 from __future__ import annotations
 
 import asyncio
-from collections.abc import AsyncIterator
+from collections.abc import AsyncIterator, Sequence
 from typing import Any
 from uuid import UUID
 
 import grpc
 import structlog
 from paymesh.common.v1 import money_pb2
+from paymesh.executor.v1 import executor_read_service_pb2 as read_pb
+from paymesh.executor.v1 import executor_read_service_pb2_grpc as read_pb_grpc
 from paymesh.executor.v1 import executor_service_pb2 as pb
 from paymesh.executor.v1 import executor_service_pb2_grpc as pb_grpc
 from paymesh.payment.v1 import payment_pb2
 
-from executor_svc.domain import Captured, Kind, Operation, Settled, Source, State, Stored
+from executor_svc import operations
+from executor_svc.clients import Psp
+from executor_svc.domain import (
+    Answer,
+    Captured,
+    Declined,
+    Kind,
+    NoAnswer,
+    NotFound,
+    Operation,
+    Pending,
+    Settled,
+    Source,
+    State,
+    Stored,
+)
 from executor_svc.runner import Runner
 from mesh import ids, money
 from mesh.cards import looks_like_card_number
 from mesh.clock import timestamp
-from mesh.errors import MeshError, Reason, Violation, validation_failed
+from mesh.db import Database
+from mesh.errors import MeshError, Reason, Violation, dependency_down, validation_failed
 from mesh.money import Money
 from mesh.status import to_status
 from mesh.validation import check
@@ -104,6 +122,42 @@ class ExecutorServicer(pb_grpc.ExecutorServiceServicer):
                 if item.HasField("settled"):
                     settled[operation.operation_id] = _settled(item.settled)
         self._runner.submit(stream, request.list_id, operations, restarts, settled)
+
+
+class ExecutorReadServicer(read_pb_grpc.ExecutorReadServiceServicer):
+    """The reads of other services: what is stored, and what the PSP says of it."""
+
+    def __init__(self, database: Database, psp: Psp) -> None:
+        self._database = database
+        self._psp = psp
+
+    async def FindOperations(
+        self, request: read_pb.FindOperationsRequest, context: Context
+    ) -> read_pb.FindOperationsResponse:
+        asked = list(dict.fromkeys(map(ids.parse, request.operation_ids)))
+        # The row first: what the PSP says after it can't be older than what the row says.
+        stored = await operations.find(self._database, asked)
+        looked_up = await self._look_up(asked) if request.look_up and asked else {}
+        return read_pb.FindOperationsResponse(
+            operations=[
+                _found(operation_id, stored.get(operation_id), looked_up.get(operation_id))
+                for operation_id in asked
+                if operation_id in stored
+                or not isinstance(looked_up.get(operation_id), NotFound | None)
+            ]
+        )
+
+    async def _look_up(self, asked: Sequence[UUID]) -> dict[UUID, Answer]:
+        """What the PSP says of each operation. Errors: DEPENDENCY_DOWN."""
+        by_key = {ids.psp_key(operation_id).hex: operation_id for operation_id in asked}
+        answers: dict[UUID, Answer] = dict.fromkeys(asked, NoAnswer("not told"))
+        try:
+            async for told in self._psp.look_up(list(by_key)):
+                answers |= {by_key[key]: answer for key, answer in told if key in by_key}
+        except MeshError as error:
+            log.warning("psp_not_looked_up", operations=len(asked), code=error.code.name)
+            raise dependency_down("the PSP") from error
+        return answers
 
 
 class _Stream:
@@ -256,6 +310,55 @@ def _outcome(stored: Stored, detail: str) -> pb.OperationOutcome:
             outcome.unknown.detail = detail
             outcome.unknown.SetInParent()
     return outcome
+
+
+def _found(
+    operation_id: UUID, stored: Stored | None, answer: Answer | None
+) -> read_pb.FoundOperation:
+    return read_pb.FoundOperation(
+        operation_id=operation_id.hex,
+        stored=None if stored is None else _stored_operation(stored),
+        look_up=None if answer is None else _psp_look_up(answer),
+    )
+
+
+def _stored_operation(stored: Stored) -> read_pb.StoredOperation:
+    operation = stored.operation
+    return read_pb.StoredOperation(
+        order_id=operation.order_id.hex,
+        payment_id=operation.payment_id.hex,
+        kind=payment_pb2.OperationKind.ValueType(operation.kind),
+        amount=_money(operation.amount),
+        state=read_pb.ExecutionState.ValueType(stored.state),
+        captured=None if stored.captured is None else _money(stored.captured),
+        psp_reference=stored.psp_reference,
+        fee=None if stored.fee is None else _money(stored.fee),
+        source=stored.source,
+        evidence=_evidence(stored.evidence),
+        change_time=timestamp(stored.change_time),
+    )
+
+
+def _psp_look_up(answer: Answer) -> read_pb.PspLookUp:
+    match answer:
+        case Captured(amount, psp_reference, _):
+            return read_pb.PspLookUp(
+                result=read_pb.PSP_LOOK_UP_RESULT_CAPTURED,
+                captured=_money(amount),
+                psp_reference=psp_reference,
+            )
+        case Declined():
+            return read_pb.PspLookUp(
+                result=read_pb.PSP_LOOK_UP_RESULT_DECLINED, psp_reference=answer.psp_reference
+            )
+        case Pending():
+            return read_pb.PspLookUp(
+                result=read_pb.PSP_LOOK_UP_RESULT_PENDING, psp_reference=answer.psp_reference
+            )
+        case NotFound():
+            return read_pb.PspLookUp(result=read_pb.PSP_LOOK_UP_RESULT_NOT_FOUND)
+        case _:
+            return read_pb.PspLookUp(result=read_pb.PSP_LOOK_UP_RESULT_NO_ANSWER)
 
 
 def _captured(stored: Stored) -> pb.Captured:

@@ -136,6 +136,11 @@ def possible_ids(event_key: Journal) -> tuple[UUID, ...]:
     )
 
 
+def first_ids(operation_id: UUID) -> tuple[UUID, ...]:
+    """The ids of all journals that an operation's first event may have."""
+    return tuple(_journal_id(kind, operation_id, 0) for kind in _KINDS_OF_EVENT)
+
+
 def differences(asked: Sequence[Journal], stored: Sequence[Journal]) -> tuple[str, ...]:
     """The fields of the event in which what would be booked differs from what is booked."""
     if tuple(asked) == tuple(stored):

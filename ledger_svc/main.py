@@ -8,12 +8,14 @@ from typing import TYPE_CHECKING
 
 from paymesh.ledger.v1 import (
     ledger_posting_service_pb2,
+    ledger_read_service_pb2,
     ledger_service_pb2,
     operation_register_service_pb2,
 )
 from paymesh.ledger.v1.ledger_posting_service_pb2_grpc import (
     add_LedgerPostingServiceServicer_to_server,
 )
+from paymesh.ledger.v1.ledger_read_service_pb2_grpc import add_LedgerReadServiceServicer_to_server
 from paymesh.ledger.v1.ledger_service_pb2_grpc import add_LedgerServiceServicer_to_server
 from paymesh.ledger.v1.operation_register_service_pb2_grpc import (
     add_OperationRegisterServiceServicer_to_server,
@@ -29,7 +31,12 @@ from ledger_svc.config import Settings
 from ledger_svc.reconciliation.fetching import AdapterFiles
 from ledger_svc.reconciliation.run import SettlementFiles
 from ledger_svc.reconciliation.servicer import ReconciliationServicer
-from ledger_svc.servicer import LedgerPostingServicer, LedgerServicer, LedgerWriter
+from ledger_svc.servicer import (
+    LedgerPostingServicer,
+    LedgerReadServicer,
+    LedgerServicer,
+    LedgerWriter,
+)
 from ledger_svc.servicer_register import OperationRegisterServicer
 from mesh import server as mesh_server
 from mesh.channel import open_channel
@@ -82,6 +89,8 @@ def wire(
         ].full_name,
         internal=True,
     )
+    add_LedgerReadServiceServicer_to_server(LedgerReadServicer(database), server.grpc)
+    server.add(ledger_read_service_pb2.DESCRIPTOR.services_by_name["LedgerReadService"].full_name)
     patient = Database(
         settings.database_url,
         application_name=f"{NAME}.reconciliation",

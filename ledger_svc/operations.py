@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from datetime import datetime
 from uuid import UUID
 
@@ -135,6 +135,23 @@ def _registered(told: Registered, stored: Registered) -> Registered | MeshError:
         "this operation is registered otherwise",
         {"fields": ",".join(fields)},
     )
+
+
+async def find_journals(
+    database: Database, operations: Mapping[UUID, UUID]
+) -> list[WrittenJournal]:
+    """The journals of operations, by their keys, and all others of their orders.
+
+    operations: operation_id → order_id.
+    """
+    journal_ids = [i for operation_id in operations for i in chart.first_ids(operation_id)]
+    order_ids = set(operations.values())
+
+    async def work(connection: AsyncConnection) -> list[WrittenJournal]:
+        found = await store.find_journals(connection, journal_ids, order_ids)
+        return list((await store.read_journals(connection, found)).values())
+
+    return await database.read("ledger.find", work)
 
 
 async def get_balance(

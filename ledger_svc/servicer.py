@@ -12,6 +12,8 @@ from paymesh.common.v1 import money_pb2
 from paymesh.ledger.v1 import (
     ledger_posting_service_pb2,
     ledger_posting_service_pb2_grpc,
+    ledger_read_service_pb2,
+    ledger_read_service_pb2_grpc,
     ledger_service_pb2,
     ledger_service_pb2_grpc,
 )
@@ -112,6 +114,20 @@ class LedgerPostingServicer(ledger_posting_service_pb2_grpc.LedgerPostingService
         return ledger_posting_service_pb2.PostEventsResponse(
             results=[_result(answer) for answer in answers]
         )
+
+
+class LedgerReadServicer(ledger_read_service_pb2_grpc.LedgerReadServiceServicer):
+    """The reads of other services."""
+
+    def __init__(self, database: Database) -> None:
+        self._database = database
+
+    async def FindJournals(
+        self, request: ledger_read_service_pb2.FindJournalsRequest, context: Context
+    ) -> ledger_read_service_pb2.FindJournalsResponse:
+        asked = {ids.parse(o.operation_id): ids.parse(o.order_id) for o in request.operations}
+        found = await operations.find_journals(self._database, asked)
+        return ledger_read_service_pb2.FindJournalsResponse(journals=map(_journal_message, found))
 
 
 def _raise_if_all_failed(results: list[Booked | MeshError]) -> None:

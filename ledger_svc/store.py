@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import json
-from collections.abc import Sequence
+from collections.abc import Collection, Sequence
 from datetime import datetime
 from typing import TypeAlias
 from uuid import UUID
@@ -76,6 +76,13 @@ SELECT journal_id, account_kind, owner_id, source, currency, direction, amount_m
 FROM entry
 WHERE journal_id = ANY(cast(:journal_ids AS uuid[]))
 ORDER BY journal_id, line
+""")
+
+# Those of an operation by their keys, and whatever else names its order.
+_FIND_JOURNALS = text("""
+SELECT journal_id FROM journal WHERE journal_id = ANY(cast(:journal_ids AS uuid[]))
+UNION
+SELECT journal_id FROM journal WHERE order_id = ANY(cast(:order_ids AS uuid[]))
 """)
 
 # An index-only range scan of entry_by_account; the sum has the sign of the debit side.
@@ -183,7 +190,7 @@ async def read_journals(
                 row.operation_id,
                 row.revision,
                 row.order_id,
-                tuple(entries[row.journal_id]),
+                tuple(entries.get(row.journal_id, ())),
                 row.reverses,
                 row.psp_reference,
             ),
@@ -191,6 +198,16 @@ async def read_journals(
         )
         for row in await connection.execute(_READ_JOURNALS, parameters)
     }
+
+
+async def find_journals(
+    connection: AsyncConnection, journal_ids: Collection[UUID], order_ids: Collection[UUID]
+) -> list[UUID]:
+    """The ids of the stored ones of these journals, and of all journals of the orders."""
+    rows = await connection.execute(
+        _FIND_JOURNALS, {"journal_ids": list(journal_ids), "order_ids": list(order_ids)}
+    )
+    return list(rows.scalars())
 
 
 async def read_balance(

@@ -8,13 +8,16 @@ from dataclasses import dataclass
 from functools import partial
 
 import grpc
+from paymesh.executor.v1.executor_read_service_pb2_grpc import ExecutorReadServiceStub
 from paymesh.executor.v1.executor_service_pb2_grpc import ExecutorServiceStub
 from paymesh.ledger.v1.ledger_posting_service_pb2_grpc import LedgerPostingServiceStub
+from paymesh.ledger.v1.ledger_read_service_pb2_grpc import LedgerReadServiceStub
 from paymesh.ledger.v1.operation_register_service_pb2_grpc import OperationRegisterServiceStub
 from paymesh.payment.v1 import payment_service_pb2
 from paymesh.payment.v1.payment_service_pb2_grpc import add_PaymentServiceServicer_to_server
 from paymesh.reconciliation.v1.reconciliation_service_pb2_grpc import ReconciliationServiceStub
 from paymesh.wallet.v1.wallet_posting_service_pb2_grpc import WalletPostingServiceStub
+from paymesh.wallet.v1.wallet_read_service_pb2_grpc import WalletReadServiceStub
 
 from mesh import server as mesh_server
 from mesh.channel import open_channel
@@ -25,6 +28,8 @@ from mesh.start import require_database
 from mesh.status_service import process_name, serve_status
 from payment_svc import gauges
 from payment_svc.attention import look
+from payment_svc.books_of_others import BooksOfOthers
+from payment_svc.checking import Checker
 from payment_svc.clients import ExecutorStream, LedgerClient, WalletClient
 from payment_svc.clients_reconciliation import RegisterClient, SettlementClient
 from payment_svc.config import Settings
@@ -118,12 +123,9 @@ def wire(settings: Settings, database: Database) -> Wired:
         registering=registering,
         max_open_orders=settings.max_open_orders,
     )
-    conveyor = Conveyor(
-        WalletClient(WalletPostingServiceStub(to_wallet), deadline_s=deadline_s),
-        LedgerClient(LedgerPostingServiceStub(to_ledger), deadline_s=deadline_s),
-        schedule(settings),
-        intake.finish,
-    )
+    wallet = WalletClient(WalletPostingServiceStub(to_wallet), deadline_s=deadline_s)
+    ledger = LedgerClient(LedgerPostingServiceStub(to_ledger), deadline_s=deadline_s)
+    conveyor = Conveyor(wallet, ledger, schedule(settings), intake.finish)
     intake.connect(conveyor)
     executor = ExecutorStream(
         ExecutorServiceStub(to_executor),
@@ -146,6 +148,12 @@ def wire(settings: Settings, database: Database) -> Wired:
         recovery.settle,
         poll_s=settings.evidence_poll_ms / 1000,
     )
+    books = BooksOfOthers(
+        ExecutorReadServiceStub(to_executor),
+        WalletReadServiceStub(to_wallet),
+        LedgerReadServiceStub(to_ledger),
+        deadline_s=deadline_s,
+    )
     servicer = PaymentServicer(
         database,
         intake=intake,
@@ -153,6 +161,7 @@ def wire(settings: Settings, database: Database) -> Wired:
         watching=watching,
         reader=reader,
         recovery=recovery,
+        checker=Checker(database, books, wallet, ledger),
     )
     server = PaymentServer(settings, waiting, servicer)
     serve_status(server, "payment", settings, database, partial(look, database))

@@ -6,6 +6,7 @@ from collections.abc import AsyncIterator, Callable, Mapping, Sequence, Set
 from dataclasses import dataclass
 from datetime import datetime
 from functools import partial
+from itertools import accumulate
 from typing import TypeAlias
 from uuid import UUID
 
@@ -13,7 +14,8 @@ from sqlalchemy.ext.asyncio import AsyncConnection
 
 from mesh.db import CommitFailed, CommitUnknown, Database
 from mesh.errors import MeshError, Reason
-from payment_svc import store, store_reads, store_reconciliation
+from payment_svc import store, store_check, store_reads, store_reconciliation
+from payment_svc.checked import CheckedOrder, CheckedPayment
 from payment_svc.domain import (
     Item,
     NewPayment,
@@ -22,7 +24,6 @@ from payment_svc.domain import (
     differences,
     request_id_reused,
 )
-from payment_svc.store_reconciliation import Place
 from payment_svc.views import Payment, Replicas, Standing, UnknownOperation, Unregistered
 
 
@@ -207,7 +208,7 @@ async def unknown(database: Database, most: int) -> AsyncIterator[list[UnknownOp
 
     In pages of at most `most`, each read when it is asked for; none is empty.
     """
-    place: Place = None
+    place: store_reconciliation.Place = None
     while True:
         page = await database.read(
             "payment.unknown", partial(store_reconciliation.select_unknown, after=place, most=most)
@@ -232,7 +233,7 @@ async def take_unknown(
 
 async def unregistered(database: Database, most: int) -> AsyncIterator[list[Unregistered]]:
     """Operations of which the ledger's register has something to be told; pages as above."""
-    place: Place = None
+    place: store_reconciliation.Place = None
     while True:
         page = await database.read(
             "payment.unregistered",
@@ -300,3 +301,48 @@ async def standing(database: Database, epoch: int) -> tuple[list[Standing], Repl
 
     # It writes nothing: a transaction for the settings that end with it.
     return await database.commit("payment.standing", work)
+
+
+async def check_range(
+    database: Database, from_time: datetime | None, to_time: datetime | None
+) -> tuple[datetime, datetime]:
+    """What a check goes over, with its defaults, by database time."""
+    return await database.read(
+        "payment.check_range",
+        lambda connection: store_check.select_range(connection, from_time, to_time),
+    )
+
+
+async def check_page(
+    database: Database,
+    from_time: datetime,
+    before: store_check.Place,
+    most_payments: int,
+    most_orders: int,
+) -> list[CheckedPayment]:
+    """The next payments to check, newest first: at most so many, and at least one if any is left.
+
+    With at most so many orders, unless the first has more.
+    """
+
+    async def work(connection: AsyncConnection) -> list[CheckedPayment]:
+        listed = await store_check.select_page(connection, from_time, before, most_payments)
+        sums = accumulate(payment.order_count for payment in listed)
+        fitting = [p for p, orders in zip(listed, sums, strict=True) if orders <= most_orders]
+        payment_ids = [payment.payment_id for payment in fitting or listed[:1]]
+        found = await store_check.select_checked(connection, payment_ids)
+        return [found[payment_id] for payment_id in payment_ids]
+
+    return await database.read("payment.check_page", work)
+
+
+async def put_back(database: Database, orders: Sequence[CheckedOrder]) -> set[UUID]:
+    """Makes the operations of orders that nobody drives due at once; answers which.
+
+    Not those that were driven since they were read, or whose orders have ended.
+    """
+    return await database.commit(
+        "payment.put_back",
+        lambda connection: store_check.put_back(connection, orders),
+        one_write=True,
+    )

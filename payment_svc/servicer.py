@@ -13,23 +13,32 @@ from uuid import UUID
 
 import grpc
 import structlog
-from paymesh.payment.v1 import payment_pb2
+from paymesh.payment.v1 import check_mesh_pb2, payment_pb2
 from paymesh.payment.v1 import payment_service_pb2 as pb
 from paymesh.payment.v1.payment_service_pb2_grpc import PaymentServiceServicer
 
 from mesh import tracing
 from mesh.cards import looks_like_issued_card_number
+from mesh.clock import utc_now
 from mesh.db import CommitFailed, Database
 from mesh.errors import MeshError, Reason, Violation, outcome_unknown, validation_failed
 from mesh.paging import Position, decode_token, encode_token, fitting, page_size
 from payment_svc import operations
 from payment_svc.bulk import Bulk
+from payment_svc.checking import Checker
 from payment_svc.domain import NewPayment, NewRetry, check_amounts
 from payment_svc.intake import Intake
 from payment_svc.operations import Accepted
 from payment_svc.reader import Reader
 from payment_svc.recovery import Recovery
-from payment_svc.translate import list_filters, new_payment, payment_id_of, payment_message
+from payment_svc.translate import (
+    check_asked,
+    check_message,
+    list_filters,
+    new_payment,
+    payment_id_of,
+    payment_message,
+)
 from payment_svc.views import Payment
 from payment_svc.waiting import Waiting
 from payment_svc.watching import Watching
@@ -59,6 +68,7 @@ class PaymentServicer(PaymentServiceServicer):
         watching: Watching,
         reader: Reader,
         recovery: Recovery,
+        checker: Checker,
     ) -> None:
         """All state is in the database and in the given parts."""
         self._database = database
@@ -67,6 +77,7 @@ class PaymentServicer(PaymentServiceServicer):
         self._watching = watching
         self._reader = reader
         self._recovery = recovery
+        self._checker = checker
         self._bulks: set[Bulk] = set()
         self._draining = False
 
@@ -169,6 +180,14 @@ class PaymentServicer(PaymentServiceServicer):
         except CommitFailed:
             raise outcome_unknown("the round ended") from None
         return pb.RetryPaymentResponse(payment=payment_message(stored))
+
+    async def CheckMesh(
+        self, request: check_mesh_pb2.CheckMeshRequest, context: Context
+    ) -> AsyncGenerator[check_mesh_pb2.CheckMeshResponse, None]:
+        asked = check_asked(request, utc_now())
+        async with aclosing(self._checker.check(asked, lambda: self._draining)) as pages:
+            async for page in pages:
+                yield check_message(page)
 
     def drain(self) -> None:
         """Takes nothing more from streams, now or later: the process is about to stop."""

@@ -8,6 +8,7 @@ from uuid import UUID
 
 from google.protobuf.timestamp_pb2 import Timestamp
 from paymesh.common.v1 import money_pb2
+from paymesh.payment.v1 import check_mesh_pb2 as check_pb
 from paymesh.payment.v1 import payment_pb2 as pb
 from paymesh.payment.v1 import payment_service_pb2 as service_pb
 
@@ -16,6 +17,8 @@ from mesh.clock import timestamp
 from mesh.errors import Violation, validation_failed
 from mesh.money import Money
 from mesh.paging import Position
+from payment_svc.checked import FindingKind
+from payment_svc.checking import Asked, Page, Told
 from payment_svc.domain import CaptureMethod, FailurePolicy, NewOrder, NewPayment
 from payment_svc.views import Operation, Order, Payment
 
@@ -86,6 +89,73 @@ def payment_message(payment: Payment) -> pb.Payment:
         create_time=timestamp(payment.create_time),
         update_time=timestamp(payment.update_time),
     )
+
+
+def check_asked(request: check_pb.CheckMeshRequest, now: datetime) -> Asked:
+    """What to check. Errors: VALIDATION_FAILED for a range that holds nothing."""
+    start, end = (
+        _time(name, getattr(request, name)) if request.HasField(name) else None
+        for name in ("create_time_from", "create_time_to")
+    )
+    if start is not None and start > now:
+        raise validation_failed(Violation("create_time_from", "must not be in the future"))
+    if start is not None and end is not None and start >= end:
+        raise validation_failed(Violation("create_time_to", "must be after create_time_from"))
+    return Asked(start, end, request.repair, request.look_up)
+
+
+def check_message(page: Page) -> check_pb.CheckMeshResponse:
+    """What a page of a check brought."""
+    return check_pb.CheckMeshResponse(
+        findings=map(_finding_message, page.told),
+        payments=page.payments,
+        orders=page.orders,
+        orders_under_way=page.under_way,
+        look_ups_unanswered=page.unanswered,
+        checked_from_time=timestamp(page.checked_from),
+        checked_to_time=timestamp(page.checked_to),
+    )
+
+
+def _finding_message(told: Told) -> check_pb.MeshFinding:
+    finding = told.finding
+    advice = "" if told.repaired else ADVICE[finding.kind]
+    if told.problem:
+        advice = f"Not repaired: {told.problem}. {advice}"
+    return check_pb.MeshFinding(
+        finding_class=check_pb.FindingClass.ValueType(finding.kind.finding_class),
+        kind=check_pb.FindingKind.ValueType(finding.kind),
+        payment_id=finding.payment_id.hex,
+        order_id="" if finding.order is None else finding.order.order_id.hex,
+        operation_id="" if finding.order is None else finding.order.operation_id.hex,
+        expected=finding.expected,
+        found=finding.found,
+        repaired=told.repaired,
+        advice=advice,
+    )
+
+
+_REPAIR = "Check again with repair."
+_RESTORED = "Was a database set back or pointed elsewhere? See the runbook."
+
+ADVICE: Mapping[FindingKind, str] = {
+    FindingKind.ORDER_PARKED: "See the runbook for its reason, then retry the payment.",
+    FindingKind.ORDER_UNKNOWN: "Nothing: it is being found out.",
+    FindingKind.ORDER_ABANDONED: _REPAIR,
+    FindingKind.ORDER_BEHIND: _REPAIR,
+    FindingKind.MOVEMENT_MISSING: _REPAIR,
+    FindingKind.JOURNAL_MISSING: _REPAIR,
+    FindingKind.PAYMENT_DIFFERS: "A row was changed by hand, or a bug: compare with a backup.",
+    FindingKind.EXECUTOR_MISSING: _RESTORED,
+    FindingKind.CAPTURE_LOST: "The buyer is charged: have it settled by hand. " + _RESTORED,
+    FindingKind.EXECUTOR_DIFFERS: _RESTORED,
+    FindingKind.MOVEMENT_DIFFERS: "Compare with a backup of the wallet; correct it by hand.",
+    FindingKind.MOVEMENT_UNFOUNDED: "The seller has what nobody paid: find out what was captured.",
+    FindingKind.JOURNAL_DIFFERS: "A correction is a new journal; compare with a backup.",
+    FindingKind.JOURNAL_UNFOUNDED: "Find out what was captured; a correction is a new journal.",
+    FindingKind.JOURNAL_SURPLUS: "Booked twice: a correction is a new journal.",
+    FindingKind.PSP_CONTRADICTS: "Settle with the PSP what is true, by its own records.",
+}
 
 
 def _order_message(order: Order) -> pb.PaymentOrder:

@@ -21,6 +21,7 @@ from paymesh.ledger.v1 import ledger_service_pb2 as ledger_pb
 from paymesh.ledger.v1.ledger_service_pb2_grpc import LedgerServiceStub
 from paymesh.operations.v1 import status_service_pb2 as status_pb
 from paymesh.operations.v1.status_service_pb2_grpc import StatusServiceStub
+from paymesh.payment.v1 import check_mesh_pb2 as check_pb
 from paymesh.payment.v1 import payment_service_pb2 as payment_pb
 from paymesh.payment.v1.payment_service_pb2_grpc import PaymentServiceStub
 from paymesh.psp.v1 import psp_service_pb2 as psp_pb
@@ -167,6 +168,17 @@ class Client:
     ) -> payment_pb.RetryPaymentResponse:
         """Drives parked orders again; may be repeated with the same request."""
         return self._call(self._payment().RetryPayment, request, PAY_TIMEOUT_S)
+
+    def check_mesh(
+        self, request: check_pb.CheckMeshRequest
+    ) -> Iterator[check_pb.CheckMeshResponse]:
+        """What a check finds, as it goes; without a deadline by default."""
+        try:
+            yield from self._payment().CheckMesh(
+                request, timeout=self._timeout_s, metadata=((CALLER_KEY, self._caller),)
+            )
+        except grpc.RpcError as error:
+            raise from_rpc_error(error) from error
 
     def get_wallet(self, request: wallet_pb.GetWalletRequest) -> wallet_pb.GetWalletResponse:
         """Reads a seller's balances."""

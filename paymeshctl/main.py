@@ -5,6 +5,7 @@ from __future__ import annotations
 import typer
 
 from paymeshctl import books, payments, reconcile, settle, stub
+from paymeshctl.check import check
 from paymeshctl.databases import migrate
 from paymeshctl.demo import demo
 from paymeshctl.doctor import doctor
@@ -35,6 +36,9 @@ settle.app.command(
     epilog=f"Example: paymesh settle ingest day.csv --source psp_stub. {reconcile.INGEST_HELP}"
 )(reconcile.ingest)
 app.add_typer(settle.app, name="settle")
+app.command(
+    epilog=f"Example: paymesh check --from 2026-03-01T00:00:00Z --look-up --repair. {HELP}"
+)(check)
 app.command(epilog=f"Example: paymesh doctor --older-than 60 --json. {HELP}")(doctor)
 app.add_typer(reconcile.app, name="reconcile")
 app.add_typer(stub.app, name="stub")

@@ -4,10 +4,15 @@ from __future__ import annotations
 
 from functools import partial
 
-from paymesh.wallet.v1 import wallet_posting_service_pb2, wallet_service_pb2
+from paymesh.wallet.v1 import (
+    wallet_posting_service_pb2,
+    wallet_read_service_pb2,
+    wallet_service_pb2,
+)
 from paymesh.wallet.v1.wallet_posting_service_pb2_grpc import (
     add_WalletPostingServiceServicer_to_server,
 )
+from paymesh.wallet.v1.wallet_read_service_pb2_grpc import add_WalletReadServiceServicer_to_server
 from paymesh.wallet.v1.wallet_service_pb2_grpc import add_WalletServiceServicer_to_server
 
 from mesh import server as mesh_server
@@ -18,7 +23,12 @@ from mesh.start import require_database
 from mesh.status_service import serve_status
 from wallet_svc import operations
 from wallet_svc.config import Settings
-from wallet_svc.servicer import WalletPostingServicer, WalletServicer, WalletWriter
+from wallet_svc.servicer import (
+    WalletPostingServicer,
+    WalletReadServicer,
+    WalletServicer,
+    WalletWriter,
+)
 
 NAME = "wallet_svc"
 
@@ -41,6 +51,8 @@ def wire(settings: Settings, database: Database) -> tuple[Server, Background]:
         wallet_posting_service_pb2.DESCRIPTOR.services_by_name["WalletPostingService"].full_name,
         internal=True,
     )
+    add_WalletReadServiceServicer_to_server(WalletReadServicer(database), server.grpc)
+    server.add(wallet_read_service_pb2.DESCRIPTOR.services_by_name["WalletReadService"].full_name)
     serve_status(server, "wallet", settings, database)
     return server, writer.run
 

@@ -2,12 +2,13 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Collection, Sequence
 from uuid import UUID
 
 import structlog
 from sqlalchemy.ext.asyncio import AsyncConnection
 
+from mesh import ids
 from mesh.db import Database
 from mesh.errors import MeshError, Reason
 from mesh.paging import Position
@@ -62,6 +63,16 @@ def _answer(asked: Applied, stored: Applied) -> Applied | MeshError:
         "this operation and revision moved something else",
         {"fields": ",".join(fields)},
     )
+
+
+async def find_movements(database: Database, operation_ids: Collection[UUID]) -> list[Applied]:
+    """The first movements of the operations, as they are stored, in any order."""
+    movement_ids = [ids.movement_id(operation_id) for operation_id in operation_ids]
+
+    async def work(connection: AsyncConnection) -> list[Applied]:
+        return await store.read_movements(connection, movement_ids)
+
+    return await database.read("wallet.find", work)
 
 
 async def get_balances(database: Database, seller_id: str) -> list[Balance]:

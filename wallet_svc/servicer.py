@@ -10,6 +10,8 @@ from paymesh.common.v1 import money_pb2
 from paymesh.wallet.v1 import (
     wallet_posting_service_pb2,
     wallet_posting_service_pb2_grpc,
+    wallet_read_service_pb2,
+    wallet_read_service_pb2_grpc,
     wallet_service_pb2,
     wallet_service_pb2_grpc,
 )
@@ -99,6 +101,20 @@ class WalletPostingServicer(wallet_posting_service_pb2_grpc.WalletPostingService
         )
 
 
+class WalletReadServicer(wallet_read_service_pb2_grpc.WalletReadServiceServicer):
+    """The reads of other services."""
+
+    def __init__(self, database: Database) -> None:
+        self._database = database
+
+    async def FindMovements(
+        self, request: wallet_read_service_pb2.FindMovementsRequest, context: Context
+    ) -> wallet_read_service_pb2.FindMovementsResponse:
+        asked = {ids.parse(operation_id) for operation_id in request.operation_ids}
+        found = await operations.find_movements(self._database, asked)
+        return wallet_read_service_pb2.FindMovementsResponse(movements=map(_found, found))
+
+
 def _raise_if_all_failed(results: list[Applied | MeshError]) -> None:
     """A database that is down is an error of the call, not of each of its items."""
     first = next(iter(results), None)
@@ -137,6 +153,23 @@ def _result(answer: Applied | MeshError) -> wallet_posting_service_pb2.MovementR
             available_minor=answer.split.available_minor,
             debt_minor=answer.split.debt_minor,
         )
+    )
+
+
+def _found(applied: Applied) -> wallet_read_service_pb2.FoundMovement:
+    movement, split = applied.movement, applied.split
+    return wallet_read_service_pb2.FoundMovement(
+        movement_id=applied.movement_id.hex,
+        operation_id=movement.operation_id.hex,
+        kind=wallet_service_pb2.MovementKind.ValueType(movement.kind),
+        seller_id=movement.seller_id,
+        order_id=movement.order_id.hex,
+        amount=money_pb2.Money(
+            amount_minor=movement.amount_minor, currency_code=movement.currency_code
+        ),
+        pending_minor=split.pending_minor,
+        available_minor=split.available_minor,
+        debt_minor=split.debt_minor,
     )
 
 

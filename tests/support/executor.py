@@ -12,7 +12,9 @@ from uuid import UUID
 
 import grpc
 import psycopg
+from paymesh.executor.v1 import executor_read_service_pb2 as read_pb
 from paymesh.executor.v1 import executor_service_pb2 as pb
+from paymesh.executor.v1.executor_read_service_pb2_grpc import ExecutorReadServiceStub
 from paymesh.executor.v1.executor_service_pb2_grpc import ExecutorServiceStub
 from psycopg.rows import dict_row
 
@@ -30,6 +32,7 @@ from psp_stub.main import wire as wire_stub
 from tests.support.postgres import PostgresServer
 
 if TYPE_CHECKING:
+    from paymesh.executor.v1.executor_read_service_pb2_grpc import ExecutorReadServiceAsyncStub
     from paymesh.executor.v1.executor_service_pb2_grpc import ExecutorServiceAsyncStub
 
 # A deadline for calls that hang: it costs a test as much. Long enough for a call that does
@@ -143,8 +146,15 @@ class Stream:
 class Client:
     """Calls of one executor."""
 
-    def __init__(self, stub: ExecutorServiceAsyncStub, *, wait_for_ready: bool = False) -> None:
+    def __init__(
+        self,
+        stub: ExecutorServiceAsyncStub,
+        *,
+        reads: ExecutorReadServiceAsyncStub | None = None,
+        wait_for_ready: bool = False,
+    ) -> None:
         self._stub = stub
+        self._reads = reads
         self._wait_for_ready = wait_for_ready
 
     @asynccontextmanager
@@ -185,6 +195,19 @@ class Client:
             await stream.send_items([item(operation, settled=settled)])
             return (await stream.results([operation], timeout_s))[0]
 
+    async def find(
+        self, *operations: Operation, look_up: bool = False
+    ) -> dict[UUID, read_pb.FoundOperation]:
+        """FindOperations, by operation."""
+        assert self._reads is not None
+        request = read_pb.FindOperationsRequest(
+            operation_ids=[o.operation_id.hex for o in operations], look_up=look_up
+        )
+        found = (await self._reads.FindOperations(request, timeout=10)).operations
+        by_id = {UUID(one.operation_id): one for one in found}
+        assert len(by_id) == len(found)
+        return by_id
+
     async def ask_until(self, operation: Operation, wanted: str) -> Any:
         """Submits the operation, as payment_svc's schedule would, until its outcome is this."""
         for _ in range(100):
@@ -220,7 +243,7 @@ async def serving(
         await server.start()
         try:
             async with open_channel(f"{given.host}:{server.port}") as channel:
-                yield Client(ExecutorServiceStub(channel))
+                yield Client(ExecutorServiceStub(channel), reads=ExecutorReadServiceStub(channel))
         finally:
             await server.stop()
             background.cancel()

@@ -118,6 +118,9 @@ class _Payments(PaymentServiceServicer):
     async def RetryPayment(self, request: Any, context: Context) -> Any:
         await not_scripted(request, context)
 
+    async def CheckMesh(self, request: Any, context: Context) -> AsyncIterator[Any]:
+        yield await not_scripted(request, context)
+
 
 class _Psp(PspServiceServicer):
     def __init__(self, script: Script) -> None:

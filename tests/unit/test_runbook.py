@@ -12,6 +12,7 @@ from google.protobuf import descriptor_pb2
 
 from mesh.config import ServiceSettings
 from mesh.migrations import PACKAGES
+from payment_svc.checked import FindingKind
 
 ROOT = Path(__file__).resolve().parents[2]
 RUNBOOK = (ROOT / "docs" / "runbook.md").read_text()
@@ -83,6 +84,12 @@ def test_the_events_that_it_explains_are_logged() -> None:
     assert len(told) == len(set(told))
     assert len(told) > 20
     assert set(told) <= events_in_code()
+
+
+def test_every_finding_of_a_check_is_explained_and_there_is_no_other() -> None:
+    told = re.findall(r"`([A-Z]+_[A-Z_]+)`", section("The books differ"))
+    assert len(told) == len(set(told))
+    assert set(told) == {kind.name for kind in FindingKind}
 
 
 def test_the_rpcs_that_it_names_are_there() -> None:

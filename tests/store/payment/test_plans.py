@@ -10,14 +10,19 @@ import json
 import time
 import uuid
 from collections.abc import AsyncIterator
+from datetime import UTC, datetime
+from functools import partial
+from typing import Any
+from uuid import UUID
 
 import psycopg
 import pytest
 import pytest_asyncio
-from sqlalchemy import make_url, text
+from sqlalchemy import TextClause, make_url, text
+from sqlalchemy.ext.asyncio import AsyncConnection
 
 from mesh.db import Database
-from payment_svc import operations, store, store_reconciliation
+from payment_svc import operations, store, store_check, store_reconciliation
 from payment_svc.domain import OrderState, items_of
 from tests.support.payments import new_order, new_payment, progress
 from tests.support.postgres import PostgresServer
@@ -124,3 +129,30 @@ async def test_thousands_that_are_unknown_are_paged_through_and_taken_in_no_time
     assert len(await operations.take_unknown(database, wanted, mine)) == 500
     assert await operations.take_unknown(database, wanted, mine) == []
     assert time.monotonic() - started < 2.5
+
+
+async def test_a_check_walks_by_the_indexes_and_reads_by_key(
+    database: Database, quiet: str
+) -> None:
+    time_ = datetime(2026, 1, 1, tzinfo=UTC)
+    page = {"from_time": time_, "before_time": time_, "before_id": UUID(int=0), "limit": 500}
+    asked: list[tuple[TextClause, dict[str, Any], list[str]]] = [
+        (store_check._PAGE, page, ["payment_newest"]),
+        (
+            store_check._CHECKED,
+            {"payment_ids": [UUID(int=0)]},
+            ["payment_pkey", "payment_order_pkey", "operation_pkey", "replica_pkey"],
+        ),
+        (store_check._PUT_BACK, {"items": json.dumps([])}, ["operation_pkey"]),
+    ]
+    for statement, values, wanted in asked:
+        plan = await database.read(
+            "plan", partial(_explained, statement=f"EXPLAIN {statement.text}", values=values)
+        )
+        assert all(index in plan for index in wanted), plan
+        assert "Seq Scan" not in plan
+        assert "operation_owned" not in plan
+
+
+async def _explained(connection: AsyncConnection, *, statement: str, values: dict[str, Any]) -> str:
+    return "\n".join(await connection.scalars(text(statement), values))

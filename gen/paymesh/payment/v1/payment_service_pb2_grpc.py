@@ -3,6 +3,7 @@
 import grpc
 import warnings
 
+from paymesh.payment.v1 import check_mesh_pb2 as paymesh_dot_payment_dot_v1_dot_check__mesh__pb2
 from paymesh.payment.v1 import payment_service_pb2 as paymesh_dot_payment_dot_v1_dot_payment__service__pb2
 
 GRPC_GENERATED_VERSION = '1.85.1'
@@ -72,6 +73,11 @@ class PaymentServiceStub:
                 '/paymesh.payment.v1.PaymentService/RetryPayment',
                 request_serializer=paymesh_dot_payment_dot_v1_dot_payment__service__pb2.RetryPaymentRequest.SerializeToString,
                 response_deserializer=paymesh_dot_payment_dot_v1_dot_payment__service__pb2.RetryPaymentResponse.FromString,
+                _registered_method=True)
+        self.CheckMesh = channel.unary_stream(
+                '/paymesh.payment.v1.PaymentService/CheckMesh',
+                request_serializer=paymesh_dot_payment_dot_v1_dot_check__mesh__pb2.CheckMeshRequest.SerializeToString,
+                response_deserializer=paymesh_dot_payment_dot_v1_dot_check__mesh__pb2.CheckMeshResponse.FromString,
                 _registered_method=True)
 
 
@@ -192,6 +198,28 @@ class PaymentServiceServicer:
         context.set_details('Method not implemented!')
         raise NotImplementedError('Method not implemented!')
 
+    def CheckMesh(self, request, context):
+        """Compares each order of a time range with the executor, the wallet and the
+        ledger, and, if asked to, with the PSP, newest first, and tells where they
+        differ, by ids. For an operator or cron, beside a mesh at work: what has just
+        been made or is being driven is not taken for a difference, and what is UNKNOWN
+        or PARKED is told in a class of its own.
+
+        A stream, because a range may hold millions of orders: each message tells what
+        was found since the one before, and how far the check is, so neither side holds
+        more than a page. The last one tells of the whole range; an end with an error
+        means that only what was told until then is checked. Without `repair` it
+        changes nothing; with it, it may be repeated at will.
+
+        Errors: INVALID_ARGUMENT / VALIDATION_FAILED; UNAVAILABLE / DEPENDENCY_DOWN
+        (a database, a service or the PSP that can't be asked is an error of the call,
+        never a finding; also when the service stops: check again); with `repair` also
+        ABORTED / OUTCOME_UNKNOWN (check again).
+        """
+        context.set_code(grpc.StatusCode.UNIMPLEMENTED)
+        context.set_details('Method not implemented!')
+        raise NotImplementedError('Method not implemented!')
+
 
 def add_PaymentServiceServicer_to_server(servicer, server):
     rpc_method_handlers = {
@@ -224,6 +252,11 @@ def add_PaymentServiceServicer_to_server(servicer, server):
                     servicer.RetryPayment,
                     request_deserializer=paymesh_dot_payment_dot_v1_dot_payment__service__pb2.RetryPaymentRequest.FromString,
                     response_serializer=paymesh_dot_payment_dot_v1_dot_payment__service__pb2.RetryPaymentResponse.SerializeToString,
+            ),
+            'CheckMesh': grpc.unary_stream_rpc_method_handler(
+                    servicer.CheckMesh,
+                    request_deserializer=paymesh_dot_payment_dot_v1_dot_check__mesh__pb2.CheckMeshRequest.FromString,
+                    response_serializer=paymesh_dot_payment_dot_v1_dot_check__mesh__pb2.CheckMeshResponse.SerializeToString,
             ),
     }
     generic_handler = grpc.method_handlers_generic_handler(
@@ -397,6 +430,33 @@ class PaymentService:
             '/paymesh.payment.v1.PaymentService/RetryPayment',
             paymesh_dot_payment_dot_v1_dot_payment__service__pb2.RetryPaymentRequest.SerializeToString,
             paymesh_dot_payment_dot_v1_dot_payment__service__pb2.RetryPaymentResponse.FromString,
+            options,
+            channel_credentials,
+            insecure,
+            call_credentials,
+            compression,
+            wait_for_ready,
+            timeout,
+            metadata,
+            _registered_method=True)
+
+    @staticmethod
+    def CheckMesh(request,
+            target,
+            options=(),
+            channel_credentials=None,
+            call_credentials=None,
+            insecure=False,
+            compression=None,
+            wait_for_ready=None,
+            timeout=None,
+            metadata=None):
+        return grpc.experimental.unary_stream(
+            request,
+            target,
+            '/paymesh.payment.v1.PaymentService/CheckMesh',
+            paymesh_dot_payment_dot_v1_dot_check__mesh__pb2.CheckMeshRequest.SerializeToString,
+            paymesh_dot_payment_dot_v1_dot_check__mesh__pb2.CheckMeshResponse.FromString,
             options,
             channel_credentials,
             insecure,

@@ -5,6 +5,7 @@ The service that a backend calls when a buyer clicks Buy."""
 
 from collections import abc as _abc
 from grpc import aio as _aio
+from paymesh.payment.v1 import check_mesh_pb2 as _check_mesh_pb2
 from paymesh.payment.v1 import payment_service_pb2 as _payment_service_pb2
 import abc as _abc_1
 import grpc as _grpc
@@ -123,6 +124,24 @@ class PaymentServiceStub:
     VALIDATION_FAILED, CARD_NUMBER_REFUSED; UNAVAILABLE / DEPENDENCY_DOWN;
     ABORTED / OUTCOME_UNKNOWN.
     """
+    CheckMesh: _grpc.UnaryStreamMultiCallable[_check_mesh_pb2.CheckMeshRequest, _check_mesh_pb2.CheckMeshResponse]
+    """Compares each order of a time range with the executor, the wallet and the
+    ledger, and, if asked to, with the PSP, newest first, and tells where they
+    differ, by ids. For an operator or cron, beside a mesh at work: what has just
+    been made or is being driven is not taken for a difference, and what is UNKNOWN
+    or PARKED is told in a class of its own.
+
+    A stream, because a range may hold millions of orders: each message tells what
+    was found since the one before, and how far the check is, so neither side holds
+    more than a page. The last one tells of the whole range; an end with an error
+    means that only what was told until then is checked. Without `repair` it
+    changes nothing; with it, it may be repeated at will.
+
+    Errors: INVALID_ARGUMENT / VALIDATION_FAILED; UNAVAILABLE / DEPENDENCY_DOWN
+    (a database, a service or the PSP that can't be asked is an error of the call,
+    never a finding; also when the service stops: check again); with `repair` also
+    ABORTED / OUTCOME_UNKNOWN (check again).
+    """
 
 @_typing.type_check_only
 class PaymentServiceAsyncStub(PaymentServiceStub):
@@ -218,6 +237,24 @@ class PaymentServiceAsyncStub(PaymentServiceStub):
     order is parked); ALREADY_EXISTS / REQUEST_ID_REUSED; INVALID_ARGUMENT /
     VALIDATION_FAILED, CARD_NUMBER_REFUSED; UNAVAILABLE / DEPENDENCY_DOWN;
     ABORTED / OUTCOME_UNKNOWN.
+    """
+    CheckMesh: _aio.UnaryStreamMultiCallable[_check_mesh_pb2.CheckMeshRequest, _check_mesh_pb2.CheckMeshResponse]  # type: ignore[assignment]
+    """Compares each order of a time range with the executor, the wallet and the
+    ledger, and, if asked to, with the PSP, newest first, and tells where they
+    differ, by ids. For an operator or cron, beside a mesh at work: what has just
+    been made or is being driven is not taken for a difference, and what is UNKNOWN
+    or PARKED is told in a class of its own.
+
+    A stream, because a range may hold millions of orders: each message tells what
+    was found since the one before, and how far the check is, so neither side holds
+    more than a page. The last one tells of the whole range; an end with an error
+    means that only what was told until then is checked. Without `repair` it
+    changes nothing; with it, it may be repeated at will.
+
+    Errors: INVALID_ARGUMENT / VALIDATION_FAILED; UNAVAILABLE / DEPENDENCY_DOWN
+    (a database, a service or the PSP that can't be asked is an error of the call,
+    never a finding; also when the service stops: check again); with `repair` also
+    ABORTED / OUTCOME_UNKNOWN (check again).
     """
 
 class PaymentServiceServicer(metaclass=_abc_1.ABCMeta):
@@ -347,6 +384,30 @@ class PaymentServiceServicer(metaclass=_abc_1.ABCMeta):
         order is parked); ALREADY_EXISTS / REQUEST_ID_REUSED; INVALID_ARGUMENT /
         VALIDATION_FAILED, CARD_NUMBER_REFUSED; UNAVAILABLE / DEPENDENCY_DOWN;
         ABORTED / OUTCOME_UNKNOWN.
+        """
+
+    @_abc_1.abstractmethod
+    def CheckMesh(
+        self,
+        request: _check_mesh_pb2.CheckMeshRequest,
+        context: _ServicerContext,
+    ) -> _typing.Union[_abc.Iterator[_check_mesh_pb2.CheckMeshResponse], _abc.AsyncIterator[_check_mesh_pb2.CheckMeshResponse]]:
+        """Compares each order of a time range with the executor, the wallet and the
+        ledger, and, if asked to, with the PSP, newest first, and tells where they
+        differ, by ids. For an operator or cron, beside a mesh at work: what has just
+        been made or is being driven is not taken for a difference, and what is UNKNOWN
+        or PARKED is told in a class of its own.
+
+        A stream, because a range may hold millions of orders: each message tells what
+        was found since the one before, and how far the check is, so neither side holds
+        more than a page. The last one tells of the whole range; an end with an error
+        means that only what was told until then is checked. Without `repair` it
+        changes nothing; with it, it may be repeated at will.
+
+        Errors: INVALID_ARGUMENT / VALIDATION_FAILED; UNAVAILABLE / DEPENDENCY_DOWN
+        (a database, a service or the PSP that can't be asked is an error of the call,
+        never a finding; also when the service stops: check again); with `repair` also
+        ABORTED / OUTCOME_UNKNOWN (check again).
         """
 
 def add_PaymentServiceServicer_to_server(servicer: PaymentServiceServicer, server: _typing.Union[_grpc.Server, _aio.Server]) -> None: ...
