@@ -6,7 +6,7 @@ Only what must be read is checked here. Whether it is allowed is for the mesh to
 from __future__ import annotations
 
 from collections.abc import Sequence
-from datetime import UTC, datetime
+from datetime import UTC, date, datetime, timedelta
 from typing import Annotated, Any
 
 import typer
@@ -142,6 +142,18 @@ def parse_time(text: str | None) -> Timestamp | None:
     stamp = Timestamp()
     stamp.FromDatetime(time if time.tzinfo else time.replace(tzinfo=UTC))
     return stamp
+
+
+def parse_day(text: str) -> str:
+    """A day as YYYY-MM-DD, from that or from `yesterday` (by UTC). Raises CommandError."""
+    if text == "yesterday":
+        return (datetime.now(UTC).date() - timedelta(days=1)).isoformat()
+    try:
+        return date.fromisoformat(text).isoformat()
+    except ValueError as error:
+        raise CommandError(
+            Exit.BAD_USAGE, f"{text!r} is not a day, for example 2026-03-01 or yesterday"
+        ) from error
 
 
 def parse_enum(enum: Any, text: str, what: str) -> int:

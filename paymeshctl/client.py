@@ -227,6 +227,12 @@ class Client:
         """Reconciles a day; may be repeated."""
         return self._call(self._reconciliation().Reconcile, request, RECONCILIATION_TIMEOUT_S)
 
+    def list_runs(
+        self, request: reconciliation_pb.ListRunsRequest
+    ) -> reconciliation_pb.ListRunsResponse:
+        """Reads one page of runs."""
+        return self._call(self._reconciliation().ListRuns, request)
+
     def list_breaks(
         self, request: reconciliation_pb.ListBreaksRequest
     ) -> reconciliation_pb.ListBreaksResponse:

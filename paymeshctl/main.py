@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import typer
 
-from paymeshctl import books, payments, reconcile, settle, stub
+from paymeshctl import books, payments, reconcile, report, settle, stub
 from paymeshctl.check import check
 from paymeshctl.databases import migrate
 from paymeshctl.demo import demo
@@ -40,6 +40,10 @@ app.command(
     epilog=f"Example: paymesh check --from 2026-03-01T00:00:00Z --look-up --repair. {HELP}"
 )(check)
 app.command(epilog=f"Example: paymesh doctor --older-than 60 --json. {HELP}")(doctor)
+reconcile.app.command(
+    epilog="Example: paymesh reconcile report --date yesterday --source psp_stub --out day.html. "
+    f"{report.HELP}"
+)(report.report)
 app.add_typer(reconcile.app, name="reconcile")
 app.add_typer(stub.app, name="stub")
 app.command(

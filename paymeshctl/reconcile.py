@@ -5,7 +5,6 @@ from __future__ import annotations
 import csv
 import sys
 from collections.abc import Iterable, Iterator, Sequence
-from datetime import UTC, datetime, timedelta
 from pathlib import Path
 from typing import Annotated, Any
 
@@ -24,9 +23,11 @@ from paymeshctl.arguments import (
     PageToken,
     TargetOption,
     TimeoutOption,
+    parse_day,
     parse_enum,
 )
 from paymeshctl.client import DEFAULT_CALLER, Client, new_request_id, parse_target
+from paymeshctl.day_report import age_band, class_name, printable
 from paymeshctl.exits import HELP, CommandError, Exit, reporting
 
 RUN_HELP = (
@@ -38,6 +39,9 @@ INGEST_HELP = "Exit codes: 0 taken; 1 quarantined, waiting or refused; 2 bad arg
 app = typer.Typer(no_args_is_help=True, help="Settlement against the ledger.")
 
 SourceOption = Annotated[str, typer.Option("--source", help="The PSP or bank, by its name.")]
+DayOption = Annotated[
+    str, typer.Option("--date", metavar="DAY", help="YYYY-MM-DD, or yesterday (by UTC).")
+]
 
 RequestId = Annotated[
     str | None,
@@ -46,8 +50,9 @@ RequestId = Annotated[
 
 _CHUNK_BYTES = 1 << 18
 _GOOD = frozenset({pb.RUN_STATE_BALANCED, pb.RUN_STATE_EXPLAINED})
-# What a spreadsheet takes for a formula.
-_FORMULA = ("=", "+", "-", "@", "\t", "\r", "\n")
+# What a spreadsheet takes for a formula, or drops before it looks for one. The wide forms of
+# these characters count where East Asian ones are typed.
+_FORMULA = (*"=+-@\t\r\n", *"\uff1d\uff0b\uff0d\uff20")
 
 _COLUMNS = (
     "break_id", "class", "state", "source", "settlement_date", "currency_code", "amount_minor",
@@ -93,7 +98,7 @@ def ingest(
         state = render.state_name(pb.FileState, found.state)
         typer.echo(f"{found.file_id} {state}: {found.format} {found.lines} lines")
         if found.problem:
-            typer.echo(_printable(f"{found.problem} {found.problem_place}".rstrip()))
+            typer.echo(printable(f"{found.problem} {found.problem_place}".rstrip()))
     if found.state not in {pb.FILE_STATE_INGESTED, pb.FILE_STATE_SUPERSEDED}:
         raise typer.Exit(Exit.NOT_DONE)
 
@@ -125,24 +130,19 @@ def _parts(header: pb.SettlementFileHeader, file: Path) -> Iterator[pb.IngestSet
 def run(
     *,
     source: SourceOption,
-    day: Annotated[
-        str,
-        typer.Option("--date", metavar="DAY", help="YYYY-MM-DD, or yesterday (by UTC)."),
-    ] = "yesterday",
+    day: DayOption = "yesterday",
     target: TargetOption = None,
     caller: CallerOption = DEFAULT_CALLER,
     timeout: TimeoutOption = None,
     as_json: AsJson = False,
 ) -> None:
     """Reconcile a day of a source; with unchanged inputs it is the same run again."""
-    if day == "yesterday":
-        day = (datetime.now(UTC).date() - timedelta(days=1)).isoformat()
-    request = pb.ReconcileRequest(settlement_date=day, source=source)
     try:
         with (
             reporting(as_json=as_json),
             Client(parse_target(target), caller=caller, timeout_s=timeout) as client,
         ):
+            request = pb.ReconcileRequest(settlement_date=parse_day(day), source=source)
             response = client.reconcile(request)
     except typer.Exit as error:
         # Whatever the reason, whoever wakes up for it has to know that nothing ran.
@@ -189,7 +189,7 @@ def breaks(
         )
         response = client.list_breaks(request)
         if as_csv:
-            _print_csv(_all_pages(client, request, response))
+            _print_csv(all_breaks(client, request, response))
             return
     if as_json:
         render.print_json(response)
@@ -277,9 +277,10 @@ def _enum(enum: Any, text: str, what: str) -> Any:
     return int(text) if text.isascii() and text.isdecimal() else parse_enum(enum, text, what)
 
 
-def _all_pages(
+def all_breaks(
     client: Client, request: pb.ListBreaksRequest, response: pb.ListBreaksResponse
 ) -> Iterator[pb.Break]:
+    """The breaks of all pages; response: the first one. Changes the request's page_token."""
     yield from response.breaks
     while response.next_page_token:
         request.page_token = response.next_page_token
@@ -288,7 +289,8 @@ def _all_pages(
 
 
 def _print_csv(breaks_: Iterable[pb.Break]) -> None:
-    writer = csv.writer(sys.stdout, lineterminator="\n")
+    # By RFC 4180: lines end with CR LF, also on a terminal that would do with less.
+    writer = csv.writer(sys.stdout, lineterminator="\r\n")
     writer.writerow(_COLUMNS)
     for one in breaks_:
         facts = render.to_json(one)
@@ -298,8 +300,8 @@ def _print_csv(breaks_: Iterable[pb.Break]) -> None:
 def _cell(value: Any) -> Any:
     """A text that a spreadsheet would run is marked as text; a number is one."""
     if isinstance(value, str):
-        text = _printable(value)
-        return f"'{text}" if value.startswith(_FORMULA) else text
+        text = printable(value)
+        return f"'{text}" if value.lstrip(" ").startswith(_FORMULA) else text
     return value
 
 
@@ -311,7 +313,7 @@ def _print_run(found: pb.Run) -> None:
         f"version {found.version})"
     )
     for count in found.counts:
-        typer.echo(f"  {_class_name(count)}: {count.breaks}")
+        typer.echo(f"  {class_name(count)}: {count.breaks}")
     table = Table(box=box.SIMPLE, pad_edge=False)
     table.add_column("currency")
     for name in ("opening", "closing", "lines", "ledger", "breaks", "difference"):
@@ -338,31 +340,13 @@ def _table(breaks_: Sequence[pb.Break]) -> Table:
     for one in breaks_:
         table.add_row(
             one.break_id,
-            _class_name(one),
+            class_name(one),
             render.state_name(pb.BreakState, one.state),
             one.settlement_date,
-            _age(one.age_days),
-            escape(_printable(one.psp_reference)),
+            age_band(one.age_days),
+            escape(printable(one.psp_reference)),
             one.order_id,
-            escape(_printable(one.place)),
+            escape(printable(one.place)),
             f"{format_minor(one.amount_minor, one.currency_code)} {one.currency_code}",
         )
     return table
-
-
-def _class_name(message: Any) -> str:
-    number = getattr(message, "class")
-    return f"{number} {render.state_name(pb.BreakClass, number)}"
-
-
-def _age(days: int) -> str:
-    """The band of an age that reports group by."""
-    for most, band in ((1, "0-1"), (3, "2-3"), (7, "4-7"), (30, "8-30")):
-        if days <= most:
-            return band
-    return ">30"
-
-
-def _printable(text: str) -> str:
-    """A file must not command the terminal."""
-    return "".join(char if char.isprintable() else "\N{REPLACEMENT CHARACTER}" for char in text)

@@ -30,10 +30,18 @@ STATUS = "paymesh.operations.v1.StatusService"
 
 SERVICES = {
     "payment": [SERVICE],
-    "executor": ["paymesh.executor.v1.ExecutorService"],
-    "wallet": ["paymesh.wallet.v1.WalletPostingService", "paymesh.wallet.v1.WalletService"],
+    "executor": [
+        "paymesh.executor.v1.ExecutorReadService",
+        "paymesh.executor.v1.ExecutorService",
+    ],
+    "wallet": [
+        "paymesh.wallet.v1.WalletPostingService",
+        "paymesh.wallet.v1.WalletReadService",
+        "paymesh.wallet.v1.WalletService",
+    ],
     "ledger": [
         "paymesh.ledger.v1.LedgerPostingService",
+        "paymesh.ledger.v1.LedgerReadService",
         "paymesh.ledger.v1.LedgerService",
         "paymesh.ledger.v1.OperationRegisterService",
         "paymesh.reconciliation.v1.ReconciliationService",
