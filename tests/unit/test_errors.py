@@ -71,6 +71,7 @@ def test_codes_of_the_contract() -> None:
             "SOURCE_NOT_FOUND",
             "FILE_NOT_FOUND",
             "RUN_NOT_FOUND",
+            "BREAK_NOT_FOUND",
         },
         Code.FAILED_PRECONDITION: {"WRONG_STATE", "SETTLEMENT_FILE_MISSING"},
         Code.RESOURCE_EXHAUSTED: {"OVERLOADED"},
