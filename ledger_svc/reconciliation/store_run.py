@@ -110,7 +110,7 @@ SELECT (SELECT count(*) FROM day_line) AS lines,
         WHERE b.source = :source AND b.settlement_date = :day) AS decisions,
        (SELECT count(*) + count(reversal_id)
         FROM settlement_booking
-        WHERE counter_kind = 8 AND counter_source = :source
+        WHERE counter_kind = 8 AND counter_source = :source AND source <> :source
           AND settlement_date <= cast(:near_until_time AS timestamptz)::date) AS transfers,
        (SELECT coalesce(string_agg(s.file_id::text, ',' ORDER BY s.file_id, s.number), '')
         FROM statement AS s
