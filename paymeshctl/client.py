@@ -274,7 +274,7 @@ class Client:
         """Resolves a break; may be repeated with the same request."""
         return self._call(self._reconciliation().ResolveBreak, request, RECONCILIATION_TIMEOUT_S)
 
-    def close_day(
+    def close_reconciled_day(
         self, request: reconciliation_pb.CloseDayRequest
     ) -> reconciliation_pb.CloseDayResponse:
         """Closes a day; may be repeated with the same request."""

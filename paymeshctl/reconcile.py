@@ -260,7 +260,7 @@ def close(
         reporting(as_json=as_json, request_id=request_id),
         Client(parse_target(target), caller=caller, timeout_s=timeout) as client,
     ):
-        response = client.close_day(
+        response = client.close_reconciled_day(
             pb.CloseDayRequest(
                 request_id=request_id, settlement_date=day, source=source, actor=actor
             )

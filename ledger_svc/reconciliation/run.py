@@ -82,11 +82,14 @@ async def reconcile(database: Database, name: str, source: Source, day: date) ->
             str(inputs.met),
             str(inputs.nameless),
             str(inputs.decisions),
+            str(inputs.transfers),
             source.model_dump_json(),
         )
         found = await store_run.read_runs(connection, [run_id])
         if run_id not in found:
-            await store_run.run(connection, inputs, {**given, "run_id": run_id})
+            await store_run.run(
+                connection, inputs, {**given, "run_id": run_id}, is_bank=source.kind == "bank"
+            )
             found = await store_run.read_runs(connection, [run_id])
         return found[run_id]
 
@@ -120,6 +123,8 @@ def _parameters(
         "cut_off_time": cut_off_time,
         "from_time": from_time,
         "look_back_time": look_back_time,
+        "near_from_day": _business_days(day, -NEAR_BUSINESS_DAYS),
+        "near_until_day": _business_days(day, NEAR_BUSINESS_DAYS),
         "near_from_time": _midnight(_business_days(day, -NEAR_BUSINESS_DAYS), source),
         "near_until_time": _midnight(
             _business_days(day, NEAR_BUSINESS_DAYS) + timedelta(days=1), source

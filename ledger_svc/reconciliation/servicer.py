@@ -140,10 +140,6 @@ class ReconciliationServicer(pb_grpc.ReconciliationServiceServicer):
     ) -> pb.ReconcileResponse:
         day = _day(request.settlement_date, "settlement_date")
         source = files.source_of(self._sources, request.source)
-        if source.kind != "psp":
-            raise MeshError(
-                Reason.WRONG_STATE, "the reconciliation of a bank's days is not built yet"
-            )
         await self._fetch(request.source, source, day)
         for late in await run.late_days(self._database, request.source, day):
             await run.reconcile(self._database, request.source, source, late)
@@ -377,7 +373,7 @@ def _break(found: Break) -> pb.Break:
 
 def _proposal(found: Break) -> list[ledger_pb.Entry]:
     """The entries that bring the ledger to the file; none where nothing would move."""
-    if not found.amount_minor:
+    if not found.is_postable:
         return []
     base = ledger_pb.Account(
         kind=ledger_pb.AccountKind.ValueType(found.base_kind), source=found.source

@@ -137,7 +137,8 @@ FROM (
 JOIN settlement_line AS l USING (file_id, sequence)
 JOIN statement AS s ON s.file_id = l.file_id AND s.number = l.statement AND s.is_current
 JOIN settlement_file AS f ON f.file_id = l.file_id
-LEFT JOIN settlement_match AS m ON m.file_id = l.file_id AND m.sequence = l.sequence
+LEFT JOIN settlement_match AS m
+  ON m.file_id = l.file_id AND m.sequence = l.sequence AND m.part = 0
 WHERE l.level = 'ENTRY'
 ORDER BY f.create_time, l.file_id, l.sequence
 LIMIT :limit

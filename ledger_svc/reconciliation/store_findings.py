@@ -16,7 +16,7 @@ from ledger_svc.reconciliation.store_match import CAPTURE_ENTRY, DAY_LINE, FEE_E
 
 K = AccountKind
 
-_INSERT = """
+INSERT = """
 INSERT INTO run_finding (
   run_id, subject_id, class, on_ledger_side, is_posted, base_kind, counter_kind, counter_source,
   amount_minor, currency, file_id, sequence, journal_id, operation_id, order_id, psp_reference,
@@ -155,7 +155,7 @@ WITH {DAY_LINE}, {NEARBY}, choice AS (
          occurrence, file_id, sequence
   FROM unmet WHERE class = {C.CHARGEBACK} AND fee <> 0
 )
-{_INSERT}
+{INSERT}
 SELECT :run_id,
        paymesh_id(
          left(op, 12), 'settlement_finding', :source, aspect, account, cast(:day AS text),
@@ -206,7 +206,7 @@ WITH fresh AS MATERIALIZED (
          END AS class
   FROM missing
 )
-{_INSERT}
+{INSERT}
 SELECT :run_id,
        paymesh_id(
          left(translate(journal_id::text, '-', ''), 12), 'settlement_finding', :source, 'ledger',
@@ -240,7 +240,7 @@ WITH today AS (
       AND o.currency = t.currency AND o.closing_minor = t.opening_minor
   )
 )
-{_INSERT}
+{INSERT}
 SELECT :run_id,
        paymesh_id(
          NULL, 'settlement_finding', :source, 'chain', account, settlement_date::text, identity,
@@ -270,7 +270,7 @@ WITH {DAY_LINE}, paid AS (
     ON s.file_id = l.file_id AND s.number = l.statement AND s.is_current AND s.source = :source
   GROUP BY p.batch_reference, p.currency
 )
-{_INSERT}
+{INSERT}
 SELECT :run_id,
        paymesh_id(
          NULL, 'settlement_finding', :source, 'batch', p.batch_reference, p.currency
@@ -284,7 +284,7 @@ WHERE p.amount + l.amount <> 0
 
 # What still misses after all that: an error of ours or of the source, never silence.
 CLOSING = text(f"""
-{_INSERT}
+{INSERT}
 SELECT run_id,
        paymesh_id(
          NULL, 'settlement_finding', :source, 'closing', cast(:day AS text), currency

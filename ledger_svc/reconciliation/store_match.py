@@ -60,7 +60,7 @@ WHERE e.account_kind = 1 AND e.owner_id = '' AND e.source = :source AND e.direct
   AND NOT EXISTS (SELECT FROM settlement_match AS m WHERE m.journal_id = e.journal_id)
 """
 
-_FORGET_SUPERSEDED = text("""
+FORGET_SUPERSEDED = text("""
 DELETE FROM settlement_match AS m
 USING settlement_line AS l
 JOIN statement AS s ON s.file_id = l.file_id AND s.number = l.statement
@@ -153,7 +153,7 @@ FROM ({_ONLY_PAIRS}) AS single
 """)
 
 PASSES: Sequence[TextClause] = (
-    _FORGET_SUPERSEDED,
+    FORGET_SUPERSEDED,
     _BY_OPERATION,
     _BY_REFERENCE,
     _BY_ORDER,

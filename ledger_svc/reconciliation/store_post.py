@@ -110,10 +110,11 @@ WITH wanted AS (
 ), booked AS (
   INSERT INTO settlement_booking (
     subject_id, revision, journal_id, source, settlement_date, on_ledger_side,
-    subject_journal_id, base_kind, counter_kind, counter_source, amount_minor, currency
+    subject_journal_id, file_id, sequence, base_kind, counter_kind, counter_source, amount_minor,
+    currency
   )
-  SELECT subject_id, revision, new_id, source, :day, on_ledger_side, journal_id, base_kind,
-         counter_kind, counter_source, amount_minor, currency
+  SELECT subject_id, revision, new_id, source, :day, on_ledger_side, journal_id, file_id,
+         sequence, base_kind, counter_kind, counter_source, amount_minor, currency
   FROM new
 )
 {_ENTRIES}
@@ -160,12 +161,16 @@ WHERE b.source = :source AND b.state <> {S.CLEARED} AND (
   OR b.on_ledger_side AND EXISTS (
     SELECT FROM settlement_match AS m WHERE m.journal_id = b.journal_id
   )
+  OR b.on_ledger_side AND EXISTS (
+    SELECT FROM settlement_booking AS k
+    WHERE k.journal_id = b.journal_id AND k.reversal_id IS NOT NULL
+  )
 )
 """)
 
 # The proof. What the ledger gained by this day is summed from the entries themselves, not
 # from what a finding says that it booked.
-BALANCES = text(f"""
+_BALANCES = f"""
 WITH {DAY_LINE}, booked AS (
   SELECT m.journal_id, d.currency
   FROM day_line AS d
@@ -187,8 +192,7 @@ WITH {DAY_LINE}, booked AS (
   CROSS JOIN LATERAL (
     SELECT * FROM entry WHERE entry.journal_id = b.journal_id OFFSET 0
   ) AS e
-  WHERE e.account_kind = {AccountKind.PSP_RECEIVABLE} AND e.source = :source
-    AND e.currency = b.currency
+  WHERE e.account_kind = :base_kind AND e.source = :source AND e.currency = b.currency
   GROUP BY e.currency
 ), line AS (
   SELECT currency, sum(amount_minor) AS amount FROM day_line GROUP BY currency
@@ -219,6 +223,8 @@ FROM told AS t
 LEFT JOIN line AS l USING (currency)
 LEFT JOIN ledger AS g USING (currency)
 LEFT JOIN open_break AS o USING (currency)
-""")
+"""
+BALANCES = text(_BALANCES.replace(":base_kind", str(int(AccountKind.PSP_RECEIVABLE))))
+BANK_BALANCES = text(_BALANCES.replace(":base_kind", str(int(AccountKind.BANK_CASH))))
 
 FORGET_BALANCES = text("DELETE FROM run_balance WHERE run_id = :run_id")

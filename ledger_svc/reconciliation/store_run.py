@@ -10,7 +10,7 @@ from uuid import UUID
 from sqlalchemy import text
 from sqlalchemy.ext.asyncio import AsyncConnection
 
-from ledger_svc.reconciliation import store_findings, store_match, store_post
+from ledger_svc.reconciliation import store_bank, store_findings, store_match, store_post
 from ledger_svc.reconciliation.domain import (
     Balance,
     Break,
@@ -42,6 +42,8 @@ class Inputs(NamedTuple):
     """Captures around the day of which the ledger knows no PSP reference."""
     decisions: int
     """What operators decided about breaks of the day."""
+    transfers: int
+    """To the bank, booked or reversed."""
     before: str
     """The statements that this day goes on from."""
 
@@ -106,6 +108,10 @@ SELECT (SELECT count(*) FROM day_line) AS lines,
        (SELECT count(*)
         FROM break_resolution AS r JOIN settlement_break AS b ON b.break_id = r.break_id
         WHERE b.source = :source AND b.settlement_date = :day) AS decisions,
+       (SELECT count(*) + count(reversal_id)
+        FROM settlement_booking
+        WHERE counter_kind = 8 AND counter_source = :source AND source <> :source
+          AND settlement_date <= cast(:near_until_time AS timestamptz)::date) AS transfers,
        (SELECT coalesce(string_agg(s.file_id::text, ',' ORDER BY s.file_id, s.number), '')
         FROM statement AS s
         WHERE s.source = :source AND s.is_current AND s.settlement_date = (
@@ -242,7 +248,7 @@ async def read_inputs(
 ) -> Inputs:
     """What the result of a run depends on."""
     row = (await connection.execute(_INPUTS, day)).one()
-    return Inputs(files, row.lines, row.captures, row.met, row.nameless, row.decisions, row.before)
+    return Inputs(files, *row)
 
 
 async def read_late_days(connection: AsyncConnection, source: str, day: date) -> list[date]:
@@ -251,22 +257,31 @@ async def read_late_days(connection: AsyncConnection, source: str, day: date) ->
     return list(rows.scalars())
 
 
-async def run(connection: AsyncConnection, inputs: Inputs, day: Parameters) -> None:
+_PSP = (
+    *store_match.PASSES,
+    store_findings.LINES,
+    store_findings.LEDGER,
+    store_findings.CHAIN,
+    store_findings.BATCHES,
+)
+_BANK = (*store_bank.PASSES, store_bank.LINES, store_bank.LEDGER, store_findings.CHAIN)
+
+
+async def run(
+    connection: AsyncConnection, inputs: Inputs, day: Parameters, *, is_bank: bool
+) -> None:
     """Matches, finds, posts and proves a day, as the run of these parameters."""
+    balances = store_post.BANK_BALANCES if is_bank else store_post.BALANCES
     given = {
         **day, "files": list(inputs.files), "lines": inputs.lines, "state": int(RunState.OPEN)
     }  # fmt: skip
     await connection.execute(_INSERT_RUN, given)
     for statement in (
-        *store_match.PASSES,
-        store_findings.LINES,
-        store_findings.LEDGER,
-        store_findings.CHAIN,
-        store_findings.BATCHES,
+        *(_BANK if is_bank else _PSP),
         store_post.APPROVE,
         store_post.REVERSE,
         store_post.POST,
-        store_post.BALANCES,
+        balances,
     ):
         await connection.execute(statement, day)
     if (await connection.execute(_DIFFERS, day)).first() is not None:
@@ -274,7 +289,7 @@ async def run(connection: AsyncConnection, inputs: Inputs, day: Parameters) -> N
             store_findings.CLOSING,
             store_post.POST,
             store_post.FORGET_BALANCES,
-            store_post.BALANCES,
+            balances,
         ):
             await connection.execute(statement, day)
     for statement in (store_post.PUT_BREAKS, store_post.CLEAR_BREAKS, _FINISH_RUN):

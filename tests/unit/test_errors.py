@@ -74,6 +74,7 @@ def test_codes_of_the_contract() -> None:
             "RUN_NOT_FOUND",
             "SETTLEMENT_NOT_READY",
             "SETTLEMENT_FILE_NOT_FOUND",
+            "BREAK_NOT_FOUND",
         },
         Code.FAILED_PRECONDITION: {"WRONG_STATE", "SETTLEMENT_FILE_MISSING"},
         Code.RESOURCE_EXHAUSTED: {"OVERLOADED"},

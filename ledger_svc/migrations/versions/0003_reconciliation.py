@@ -62,7 +62,8 @@ CREATE TABLE run_balance (
 )
 """
 
-# Both sides at most once: a journal by its key, a line by the unique key.
+# Both sides at most once: a journal by its key, a line by the unique key, in which its parts
+# count from 0: a bank's line may be several transfers, matched with it together.
 _MATCH = """
 CREATE TABLE settlement_match (
   journal_id uuid PRIMARY KEY,
@@ -70,7 +71,8 @@ CREATE TABLE settlement_match (
   sequence bigint NOT NULL,
   rule text NOT NULL,
   run_id uuid NOT NULL,
-  UNIQUE (file_id, sequence)
+  part integer NOT NULL DEFAULT 0 CHECK (part >= 0),
+  UNIQUE (file_id, sequence, part)
 )
 """
 
@@ -141,6 +143,8 @@ CREATE TABLE settlement_booking (
   settlement_date date NOT NULL,
   on_ledger_side boolean NOT NULL,
   subject_journal_id uuid,
+  file_id uuid,
+  sequence bigint,
   base_kind smallint NOT NULL,
   counter_kind smallint NOT NULL,
   counter_source text NOT NULL,
@@ -151,7 +155,9 @@ CREATE TABLE settlement_booking (
 CREATE UNIQUE INDEX settlement_booking_stands
 ON settlement_booking (subject_id) WHERE reversal_id IS NULL;
 CREATE INDEX settlement_booking_by_day
-ON settlement_booking (source, settlement_date) WHERE reversal_id IS NULL
+ON settlement_booking (source, settlement_date) WHERE reversal_id IS NULL;
+CREATE INDEX settlement_booking_to_bank
+ON settlement_booking (counter_source, settlement_date) WHERE counter_kind = 8
 """
 
 # What operators decided, for the difference as it was when they saw it.

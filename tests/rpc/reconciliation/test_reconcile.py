@@ -479,6 +479,15 @@ async def test_transfers_and_fees_are_booked_by_rule(world: World) -> None:
     assert world.booked() == 2
 
 
+async def test_a_psp_whose_bank_is_not_told_is_its_own(world: World) -> None:
+    world.source = world.source.replace("psp", "fees")
+    file = DayFile(960).line(-960, 0, kind="TRANSFER", psp_reference=reference())
+    run = await world.day(file)
+    assert await world.balance(BANK) == 960
+    assert await world.run() == run
+    assert world.booked() == 1
+
+
 async def test_class_11_a_transfer_that_is_not_the_sum_of_its_lines(world: World) -> None:
     mine = await world.capture(1000)
     file = (

@@ -789,7 +789,7 @@ class ReconcileRequest(_message.Message):
     settlement_date: _builtins.str
     """The day that the file is for (YYYY-MM-DD), by the source's own zone."""
     source: _builtins.str
-    """The PSP, 1 to 63 characters."""
+    """The PSP or bank, 1 to 63 characters."""
     def __init__(
         self,
         *,
@@ -1367,7 +1367,7 @@ class CloseDayRequest(_message.Message):
     settlement_date: _builtins.str
     """The day (YYYY-MM-DD)."""
     source: _builtins.str
-    """The PSP, 1 to 63 characters."""
+    """The PSP or bank, 1 to 63 characters."""
     actor: _builtins.str
     """Who closes it, 1 to 255 characters."""
     def __init__(

@@ -130,8 +130,8 @@ class ReconciliationServiceServicer:
         raise NotImplementedError('Method not implemented!')
 
     def Reconcile(self, request, context):
-        """Reconciles a day of a source: matches its lines with the ledger's captures,
-        finds and classifies what differs, and posts what may be posted by itself. The
+        """Reconciles a day of a source: matches its lines with the ledger's captures (a
+        bank's lines: with the transfers that PSPs' files told), finds and classifies what differs, and posts what may be posted by itself. The
         call for cron. A file that has not come is fetched from the source's adapter,
         if the service knows one. Days whose lines waited for a capture that came are reconciled
         again first.
@@ -142,9 +142,8 @@ class ReconciliationServiceServicer:
 
         Errors: INVALID_ARGUMENT / VALIDATION_FAILED; NOT_FOUND / SOURCE_NOT_FOUND;
         FAILED_PRECONDITION / SETTLEMENT_FILE_MISSING (none came that can be used, and
-        none can be fetched: ingest one first), WRONG_STATE
-        (the source is a bank: that is not built yet); UNAVAILABLE / DEPENDENCY_DOWN;
-        ABORTED / OUTCOME_UNKNOWN. After the last two call again.
+        none can be fetched: ingest one first); UNAVAILABLE / DEPENDENCY_DOWN; ABORTED /
+        OUTCOME_UNKNOWN. After the last two call again.
         """
         context.set_code(grpc.StatusCode.UNIMPLEMENTED)
         context.set_details('Method not implemented!')

@@ -60,8 +60,8 @@ class ReconciliationServiceStub:
     another list); NOT_FOUND / FILE_NOT_FOUND; UNAVAILABLE / DEPENDENCY_DOWN.
     """
     Reconcile: _grpc.UnaryUnaryMultiCallable[_reconciliation_service_pb2.ReconcileRequest, _reconciliation_service_pb2.ReconcileResponse]
-    """Reconciles a day of a source: matches its lines with the ledger's captures,
-    finds and classifies what differs, and posts what may be posted by itself. The
+    """Reconciles a day of a source: matches its lines with the ledger's captures (a
+    bank's lines: with the transfers that PSPs' files told), finds and classifies what differs, and posts what may be posted by itself. The
     call for cron. A file that has not come is fetched from the source's adapter,
     if the service knows one. Days whose lines waited for a capture that came are reconciled
     again first.
@@ -72,9 +72,8 @@ class ReconciliationServiceStub:
 
     Errors: INVALID_ARGUMENT / VALIDATION_FAILED; NOT_FOUND / SOURCE_NOT_FOUND;
     FAILED_PRECONDITION / SETTLEMENT_FILE_MISSING (none came that can be used, and
-    none can be fetched: ingest one first), WRONG_STATE
-    (the source is a bank: that is not built yet); UNAVAILABLE / DEPENDENCY_DOWN;
-    ABORTED / OUTCOME_UNKNOWN. After the last two call again.
+    none can be fetched: ingest one first); UNAVAILABLE / DEPENDENCY_DOWN; ABORTED /
+    OUTCOME_UNKNOWN. After the last two call again.
     """
     GetRun: _grpc.UnaryUnaryMultiCallable[_reconciliation_service_pb2.GetRunRequest, _reconciliation_service_pb2.GetRunResponse]
     """Reads one run. Changes nothing.
@@ -154,8 +153,8 @@ class ReconciliationServiceAsyncStub(ReconciliationServiceStub):
     another list); NOT_FOUND / FILE_NOT_FOUND; UNAVAILABLE / DEPENDENCY_DOWN.
     """
     Reconcile: _aio.UnaryUnaryMultiCallable[_reconciliation_service_pb2.ReconcileRequest, _reconciliation_service_pb2.ReconcileResponse]  # type: ignore[assignment]
-    """Reconciles a day of a source: matches its lines with the ledger's captures,
-    finds and classifies what differs, and posts what may be posted by itself. The
+    """Reconciles a day of a source: matches its lines with the ledger's captures (a
+    bank's lines: with the transfers that PSPs' files told), finds and classifies what differs, and posts what may be posted by itself. The
     call for cron. A file that has not come is fetched from the source's adapter,
     if the service knows one. Days whose lines waited for a capture that came are reconciled
     again first.
@@ -166,9 +165,8 @@ class ReconciliationServiceAsyncStub(ReconciliationServiceStub):
 
     Errors: INVALID_ARGUMENT / VALIDATION_FAILED; NOT_FOUND / SOURCE_NOT_FOUND;
     FAILED_PRECONDITION / SETTLEMENT_FILE_MISSING (none came that can be used, and
-    none can be fetched: ingest one first), WRONG_STATE
-    (the source is a bank: that is not built yet); UNAVAILABLE / DEPENDENCY_DOWN;
-    ABORTED / OUTCOME_UNKNOWN. After the last two call again.
+    none can be fetched: ingest one first); UNAVAILABLE / DEPENDENCY_DOWN; ABORTED /
+    OUTCOME_UNKNOWN. After the last two call again.
     """
     GetRun: _aio.UnaryUnaryMultiCallable[_reconciliation_service_pb2.GetRunRequest, _reconciliation_service_pb2.GetRunResponse]  # type: ignore[assignment]
     """Reads one run. Changes nothing.
@@ -269,8 +267,8 @@ class ReconciliationServiceServicer(metaclass=_abc_1.ABCMeta):
         request: _reconciliation_service_pb2.ReconcileRequest,
         context: _ServicerContext,
     ) -> _typing.Union[_reconciliation_service_pb2.ReconcileResponse, _abc.Awaitable[_reconciliation_service_pb2.ReconcileResponse]]:
-        """Reconciles a day of a source: matches its lines with the ledger's captures,
-        finds and classifies what differs, and posts what may be posted by itself. The
+        """Reconciles a day of a source: matches its lines with the ledger's captures (a
+        bank's lines: with the transfers that PSPs' files told), finds and classifies what differs, and posts what may be posted by itself. The
         call for cron. A file that has not come is fetched from the source's adapter,
         if the service knows one. Days whose lines waited for a capture that came are reconciled
         again first.
@@ -281,9 +279,8 @@ class ReconciliationServiceServicer(metaclass=_abc_1.ABCMeta):
 
         Errors: INVALID_ARGUMENT / VALIDATION_FAILED; NOT_FOUND / SOURCE_NOT_FOUND;
         FAILED_PRECONDITION / SETTLEMENT_FILE_MISSING (none came that can be used, and
-        none can be fetched: ingest one first), WRONG_STATE
-        (the source is a bank: that is not built yet); UNAVAILABLE / DEPENDENCY_DOWN;
-        ABORTED / OUTCOME_UNKNOWN. After the last two call again.
+        none can be fetched: ingest one first); UNAVAILABLE / DEPENDENCY_DOWN; ABORTED /
+        OUTCOME_UNKNOWN. After the last two call again.
         """
 
     @_abc_1.abstractmethod

@@ -1,0 +1,133 @@
+"""A bank's day against the transfers that PSPs' files told."""
+
+from __future__ import annotations
+
+from paymesh.reconciliation.v1 import reconciliation_service_pb2 as pb
+
+from tests.rpc.reconciliation.test_reconcile import BANK, SUSPENSE, World, class_of, counts
+from tests.rpc.reconciliation.test_reconcile import world as world  # noqa: PLC0414 - a fixture
+from tests.support.reconciliation import DAY, DayFile, ingest, reference
+from tests.support.settlement import camt, ntry, stmt
+
+
+def bank_of(world: World) -> World:
+    return World(
+        world.source.replace("psp", "bank"),
+        world.reconciliation,
+        world.ledger,
+        world.postings,
+        world.sql,
+    )
+
+
+async def paid_out(world: World, *transfers: tuple[int, str]) -> None:
+    """The PSP's day, of which these amounts go to the bank under these names."""
+    total = sum(amount for amount, _ in transfers)
+    file = DayFile().line(total, **await world.capture(total))
+    for amount, name in transfers:
+        file.line(-amount, 0, kind="TRANSFER", transfer_reference=name, psp_reference=reference())
+    await world.day(file)
+
+
+def entry(amount: str, remittance: str, mark: str = "CRDT") -> str:
+    details = f"<TxDtls><RmtInf><Ustrd>{remittance}</Ustrd></RmtInf></TxDtls>"
+    return ntry(amount, mark, details, value_day=DAY)
+
+
+async def bank_day(bank: World, *entries: str, closing: str) -> pb.Run:
+    content = camt(stmt(*entries, closing=closing)).encode()
+    file = await ingest(bank.reconciliation, content, bank.source)
+    assert file.state == pb.FILE_STATE_INGESTED, file.problem
+    return await bank.run()
+
+
+async def test_a_transfer_is_found_by_its_name_in_the_banks_text(world: World) -> None:
+    bank, name = bank_of(world), reference()
+    await paid_out(world, (9700, name))
+    run = await bank_day(bank, entry("97.00", f"PAYOUT {name}/PSP"), closing="197.00")
+    assert (run.state, run.matched, run.breaks) == (pb.RUN_STATE_BALANCED, 1, 0)
+    assert (run.balances[0].lines_minor, run.balances[0].ledger_minor) == (9700, 9700)
+    assert await bank.run() == run
+    assert await bank.balance(BANK) == 9700
+
+
+async def test_several_transfers_are_one_line_by_their_sum(world: World) -> None:
+    bank, name = bank_of(world), reference()
+    await paid_out(world, (5000, name), (4000, name), (700, name))
+    run = await bank_day(bank, entry("97.00", name), closing="197.00")
+    assert (run.state, run.matched) == (pb.RUN_STATE_BALANCED, 1)
+    assert bank.matches() == 3
+    assert await bank.run() == run
+    assert bank.matches() == 3
+
+
+async def test_classes_12_and_13_what_only_one_of_the_two_has(world: World) -> None:
+    bank, name = bank_of(world), reference()
+    await paid_out(world, (9700, name))
+    run = await bank_day(bank, entry("50.00", "who knows"), closing="150.00")
+    assert run.state == pb.RUN_STATE_EXPLAINED
+    assert counts(run) == {
+        pb.BREAK_CLASS_PAYOUT_WITHOUT_BANK_LINE: 1,
+        pb.BREAK_CLASS_BANK_LINE_WITHOUT_PAYOUT: 1,
+    }
+    found = {class_of(one): one for one in await bank.breaks(run)}
+    missing = found[pb.BREAK_CLASS_PAYOUT_WITHOUT_BANK_LINE]
+    strange = found[pb.BREAK_CLASS_BANK_LINE_WITHOUT_PAYOUT]
+    assert (missing.amount_minor, missing.psp_reference) == (-9700, name)
+    assert (strange.amount_minor, strange.state) == (5000, pb.BREAK_STATE_OPEN)
+    assert [one.account.kind for one in strange.proposal] == [BANK, SUSPENSE]
+    assert (run.balances[0].breaks_minor, run.balances[0].difference_minor) == (5000, 0)
+    assert await bank.run() == run
+    assert bank.booked() == 0
+
+    # The line comes with the next statement of the day.
+    content = camt(
+        stmt(entry("97.00", name), opening="150.00", closing="247.00").replace("S-1", "S-2")
+    )
+    await ingest(bank.reconciliation, content.encode(), bank.source)
+    later = await bank.run()
+    assert counts(later) == {pb.BREAK_CLASS_BANK_LINE_WITHOUT_PAYOUT: 1}
+    states = {class_of(one): one.state for one in await bank.breaks()}
+    assert states[pb.BREAK_CLASS_PAYOUT_WITHOUT_BANK_LINE] == pb.BREAK_STATE_CLEARED
+
+
+async def test_a_line_without_a_name_is_matched_by_amount_if_nothing_else_fits(
+    world: World,
+) -> None:
+    bank = bank_of(world)
+    await paid_out(world, (9700, reference()))
+    run = await bank_day(bank, entry("97.00", "no name"), closing="197.00")
+    assert (run.state, run.matched) == (pb.RUN_STATE_BALANCED, 1)
+
+
+async def test_what_two_transfers_could_be_is_only_suggested(world: World) -> None:
+    bank = bank_of(world)
+    await paid_out(world, (5000, reference()), (5000, reference()))
+    run = await bank_day(bank, entry("50.00", "no name"), closing="150.00")
+    assert counts(run) == {
+        pb.BREAK_CLASS_PAYOUT_WITHOUT_BANK_LINE: 2,
+        pb.BREAK_CLASS_AMBIGUOUS: 1,
+    }
+    assert bank.matches() == 0
+
+
+async def test_a_name_with_another_amount_is_no_match(world: World) -> None:
+    bank, name = bank_of(world), reference()
+    await paid_out(world, (9700, name))
+    run = await bank_day(bank, entry("96.00", name), closing="196.00")
+    assert counts(run) == {
+        pb.BREAK_CLASS_PAYOUT_WITHOUT_BANK_LINE: 1,
+        pb.BREAK_CLASS_BANK_LINE_WITHOUT_PAYOUT: 1,
+    }
+
+
+async def test_a_transfer_that_the_psp_takes_back_is_matched_no_more(world: World) -> None:
+    bank, name = bank_of(world), reference()
+    await paid_out(world, (9700, name))
+    await bank_day(bank, entry("97.00", name), closing="197.00")
+    mine = await world.capture(9700)
+    await world.day(DayFile(revision=1).line(9700, **mine))
+    run = await bank.run()
+    assert (run.version, counts(run)) == (2, {pb.BREAK_CLASS_BANK_LINE_WITHOUT_PAYOUT: 1})
+    assert bank.matches() == 0
+    await world.assert_sums_to_zero()
