@@ -260,7 +260,7 @@ def test_letters_that_turn_or_end_a_line_are_replaced(mesh: FakeMesh) -> None:
 
 def test_nothing_comes_from_outside_and_nothing_runs(mesh: FakeMesh) -> None:
     result = told(mesh, a_run(), FEE, UNKNOWN)
-    document = html.document_fromstring(result.stdout)
+    document: Any = html.document_fromstring(result.stdout)
     assert not document.xpath("//script | //link | //iframe | //img | //object | //embed | //form")
     attributes = {name for element in document.iter() for name in element.attrib}
     assert not [name for name in attributes if name.startswith("on")]
