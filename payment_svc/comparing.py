@@ -53,6 +53,11 @@ def of_payment(payment: CheckedPayment) -> Iterator[Finding]:
         )
 
 
+OF_OPERATIONS = frozenset({"capture", "psp_fee"})
+"""The kinds of journals that operations book. What the reconciliation books beside them, for a
+difference that a settlement file has, names the order too, and is judged by its runs."""
+
+
 class Comparison:
     """Orders against what the others know of them."""
 
@@ -62,6 +67,8 @@ class Comparison:
         self._of_order: dict[UUID, list[Booked]] = {}
         self._of_operation: dict[UUID, list[Booked]] = {}
         for journal in books.booked:
+            if journal.kind not in OF_OPERATIONS:
+                continue
             self._of_order.setdefault(journal.order_id, []).append(journal)
             self._of_operation.setdefault(journal.operation_id, []).append(journal)
 

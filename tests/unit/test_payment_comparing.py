@@ -228,6 +228,18 @@ def test_an_order_that_is_booked_twice(operation_id: UUID) -> None:
     assert found(order(), books(booked=[*journals(), again])) == ["JOURNAL_SURPLUS"]
 
 
+@pytest.mark.parametrize("kind", ["settlement", "adjustment"])
+@pytest.mark.parametrize("operation_id", [OPERATION, UUID(int=0)])
+def test_what_the_reconciliation_books_for_an_order_is_not_the_orders(
+    kind: str, operation_id: UUID
+) -> None:
+    lines = [Line("credit", "suspense psp", Money(5, "EUR"))]
+    beside = Booked(uuid4(), kind, operation_id, ORDER, lines)
+    assert found(order(), books(booked=[*journals(), beside])) == []
+    declined = order(S.DECLINED)
+    assert found(declined, nothing(executed=executed(X.DECLINED), booked=[beside])) == []
+
+
 @pytest.mark.parametrize("state", UNCAPTURED)
 def test_a_capture_that_the_order_does_not_know(state: OrderState) -> None:
     assert found(order(state), nothing(executed=executed())) == ["CAPTURE_LOST"]
