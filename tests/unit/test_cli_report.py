@@ -234,9 +234,9 @@ def test_a_break_is_told_with_its_evidence_and_its_journal(mesh: FakeMesh) -> No
     )
     assert first[5] == f"place line 4line 3file {FILE_ID}SHA-256 {'e' * 64}rule LEFT_OVER"
     entries = "debit psp_receivable psp_stub 2.00 EURcredit suspense psp_stub 2.00 EUR"
-    assert first[6] == f"posted {'b' * 32} {entries}"
+    assert first[6] == f"posted {'b' * 32}{entries}"
     assert second[2].endswith(", >30")
-    assert second[6] == f"proposed {entries}"
+    assert second[6] == f"proposed{entries}"
     assert third[6] == "nothing to post"
 
 
