@@ -77,6 +77,7 @@ def page(run: pb.Run, breaks: Sequence[pb.Break], made_time: datetime) -> str:
         counts=[(class_name(one), one.breaks) for one in run.counts],
         balances=[_balance_row(one, breaks) for one in run.balances],
         breaks=[_break_row(one) for one in breaks],
+        files=sorted({(one.file_id, one.file_sha256) for one in breaks if one.file_id}),
     )
 
 
@@ -123,9 +124,8 @@ def _break_row(one: pb.Break) -> BreakRow:
     )
     evidence = (
         ("place", printable(one.place)),
-        ("line", str(one.sequence) if one.sequence else ""),
+        ("sequence", str(one.sequence) if one.sequence else ""),
         ("file", one.file_id),
-        ("SHA-256", one.file_sha256),
         ("rule", printable(one.rule)),
     )
     title = "proposed" if one.proposal else "nothing to post"

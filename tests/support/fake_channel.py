@@ -122,6 +122,9 @@ class _Recorder:
     def unary_stream(self, *arguments: Any, **named: Any) -> Callable[..., Any]:
         return self._recorded(self._channel.unary_stream(*arguments, **named))
 
+    def stream_unary(self, *arguments: Any, **named: Any) -> Callable[..., Any]:
+        return self._recorded(self._channel.stream_unary(*arguments, **named))
+
     def stream_stream(self, *arguments: Any, **named: Any) -> Callable[..., Any]:
         return self._recorded(self._channel.stream_stream(*arguments, **named))
 

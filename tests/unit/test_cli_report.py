@@ -227,17 +227,24 @@ def test_a_break_is_told_with_its_evidence_and_its_journal(mesh: FakeMesh) -> No
     full.psp_reference, full.order_id, full.operation_id = "psp-77", "c" * 32, "d" * 32
     full.sequence, full.file_sha256, full.rule = 3, "e" * 64, "LEFT_OVER"
     proposed = a_break(5, proposal=list(UNKNOWN.proposal), age_days=31)
-    first, second, third = rows(page(mesh, a_run(), full, proposed, FEE), "breaks")
+    document = page(mesh, a_run(), full, proposed)
+    first, second = rows(document, "breaks")
     assert first[:4] == ["3 UNKNOWN_TO_US", "POSTED", f"{DAY}, 4-7", "2.00 EUR"]
     assert first[4] == (
         f"break {UNKNOWN.break_id}PSP reference psp-77order {'c' * 32}operation {'d' * 32}"
     )
-    assert first[5] == f"place line 4line 3file {FILE_ID}SHA-256 {'e' * 64}rule LEFT_OVER"
+    assert first[5] == f"place line 4sequence 3file {FILE_ID}rule LEFT_OVER"
+    hashes = [one.text_content() for one in document.xpath("//p[@class='file']")]
+    assert f"file {FILE_ID} has the SHA-256 {'e' * 64}" in hashes
     entries = "debit psp_receivable psp_stub 2.00 EURcredit suspense psp_stub 2.00 EUR"
-    assert first[6] == f"posted {'b' * 32} {entries}"
+    assert first[6] == f"posted {'b' * 32}{entries}"
     assert second[2].endswith(", >30")
-    assert second[6] == f"proposed {entries}"
-    assert third[6] == "nothing to post"
+    assert second[6] == f"proposed{entries}"
+
+
+def test_a_break_that_moves_nothing_says_so(mesh: FakeMesh) -> None:
+    [row] = rows(page(mesh, a_run(), FEE), "breaks")
+    assert row[6] == "nothing to post"
 
 
 @pytest.mark.parametrize("field", ["psp_reference", "place", "rule", "order_id", "source"])

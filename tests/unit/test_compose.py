@@ -71,8 +71,8 @@ def made_secrets(folder: Path) -> dict[str, str]:
 
 def test_all_services_run_from_one_image() -> None:
     containers = {name.replace("_", "-") for name in OURS}
-    assert set(SERVICES) == containers | {"postgres", "migrate"}
-    assert len({SERVICES[name]["image"] for name in containers | {"migrate"}}) == 1
+    assert set(SERVICES) == containers | {"postgres", "migrate", "reconcile"}
+    assert len({SERVICES[name]["image"] for name in containers | {"migrate", "reconcile"}}) == 1
     assert SERVICES["postgres"]["image"] == f"postgres:{POSTGRES_MAJOR}"
 
 
@@ -290,7 +290,7 @@ def test_a_container_cannot_take_the_whole_machine(name: str) -> None:
 
 def test_the_services_run_as_the_user_of_the_image() -> None:
     (user,) = re.findall(r"^USER (\d+)$", DOCKERFILE, re.MULTILINE)
-    for name in (*OURS, "migrate"):
+    for name in (*OURS, "migrate", "reconcile"):
         assert service(name)["user"] == f"{user}:{user}"
 
 
