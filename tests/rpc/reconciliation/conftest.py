@@ -21,6 +21,7 @@ from ledger_svc.main import wire
 from ledger_svc.reconciliation.sources import Source
 from mesh.errors import MeshError, Reason
 from tests.support.ports import free_port
+from tests.support.reconciliation_world import World
 from tests.support.serving import serving
 
 if TYPE_CHECKING:
@@ -125,3 +126,14 @@ def sql(databases: dict[str, str]) -> Iterator[psycopg.Connection[tuple[Any, ...
     """What is really stored."""
     with psycopg.connect(databases["ledger"], autocommit=True) as connection:
         yield connection
+
+
+@pytest.fixture
+def world(
+    psp: str,
+    reconciliation: ReconciliationServiceAsyncStub,
+    ledger: LedgerServiceAsyncStub,
+    postings: LedgerPostingServiceAsyncStub,
+    sql: psycopg.Connection[tuple[Any, ...]],
+) -> World:
+    return World(psp, reconciliation, ledger, postings, sql)

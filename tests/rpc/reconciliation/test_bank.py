@@ -4,9 +4,8 @@ from __future__ import annotations
 
 from paymesh.reconciliation.v1 import reconciliation_service_pb2 as pb
 
-from tests.rpc.reconciliation.test_reconcile import BANK, SUSPENSE, World, class_of, counts
-from tests.rpc.reconciliation.test_reconcile import world as world  # noqa: PLC0414 - a fixture
 from tests.support.reconciliation import DAY, DayFile, ingest, reference
+from tests.support.reconciliation_world import BANK, SUSPENSE, World, class_of, counts
 from tests.support.settlement import camt, ntry, stmt
 
 

@@ -15,9 +15,8 @@ from pathlib import Path
 import pytest
 
 from paymeshctl.ports import PORT_OFFSETS
-from tests.rpc.reconciliation.test_reconcile import World
-from tests.rpc.reconciliation.test_reconcile import world as world  # noqa: PLC0414 - a fixture
 from tests.support.reconciliation import DAY, DayFile, reference
+from tests.support.reconciliation_world import World
 
 _MAIN = "from paymeshctl.main import main; main()"
 

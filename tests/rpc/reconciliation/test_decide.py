@@ -10,9 +10,8 @@ import pytest
 from paymesh.reconciliation.v1 import reconciliation_service_pb2 as pb
 
 from mesh.errors import Code, Reason
-from tests.rpc.reconciliation.test_reconcile import RECEIVABLE, SUSPENSE, World
-from tests.rpc.reconciliation.test_reconcile import world as world  # noqa: PLC0414 - a fixture
 from tests.support.reconciliation import DAY, DayFile, reference
+from tests.support.reconciliation_world import RECEIVABLE, SUSPENSE, World
 from tests.support.serving import error_of
 
 POST, ACCEPT = pb.RESOLUTION_POST, pb.RESOLUTION_ACCEPT

@@ -2,163 +2,28 @@
 
 from __future__ import annotations
 
-import asyncio
 import uuid
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING
 
-import psycopg
 import pytest
-from paymesh.common.v1.money_pb2 import Money
-from paymesh.ledger.v1 import ledger_posting_service_pb2 as posting_pb
 from paymesh.ledger.v1 import ledger_service_pb2 as ledger_pb
 from paymesh.reconciliation.v1 import reconciliation_service_pb2 as pb
 
 from mesh import ids
-from mesh.errors import Code, Reason
-from tests.rpc.reconciliation.conftest import Adapter
-from tests.support.reconciliation import DAY, DayFile, ingest, reference
-from tests.support.serving import error_of
+from tests.support.reconciliation import DAY, DayFile, reference
+from tests.support.reconciliation_world import (
+    BANK,
+    FEES,
+    RECEIVABLE,
+    SUSPENSE,
+    World,
+    charge_cells,
+    class_of,
+    counts,
+)
 
 if TYPE_CHECKING:
-    from paymesh.ledger.v1.ledger_posting_service_pb2_grpc import LedgerPostingServiceAsyncStub
-    from paymesh.ledger.v1.ledger_service_pb2_grpc import LedgerServiceAsyncStub
-    from paymesh.reconciliation.v1.reconciliation_service_pb2_grpc import (
-        ReconciliationServiceAsyncStub,
-    )
-
-Sql = psycopg.Connection[tuple[Any, ...]]
-
-RECEIVABLE = ledger_pb.ACCOUNT_KIND_PSP_RECEIVABLE
-SUSPENSE = ledger_pb.ACCOUNT_KIND_SUSPENSE
-FEES = ledger_pb.ACCOUNT_KIND_PSP_FEE_EXPENSE
-BANK = ledger_pb.ACCOUNT_KIND_BANK_CASH
-
-
-class World:
-    """One source, its files and its part of the ledger."""
-
-    def __init__(
-        self,
-        source: str,
-        reconciliation: ReconciliationServiceAsyncStub,
-        ledger: LedgerServiceAsyncStub,
-        postings: LedgerPostingServiceAsyncStub,
-        sql: Sql,
-    ) -> None:
-        self.source = source
-        self.reconciliation = reconciliation
-        self.ledger = ledger
-        self.postings = postings
-        self.sql = sql
-
-    async def capture(self, amount: int, fee: int = 0, **given: Any) -> dict[str, Any]:
-        """Books a capture; the cells by which a line names it."""
-        cells = given.pop("cells", None) or charge_cells()
-        event = posting_pb.CaptureEvent(
-            seller_id="seller",
-            source=self.source,
-            captured=Money(amount_minor=amount, currency_code=given.get("currency", "EUR")),
-            seller_pending_minor=amount,
-            psp_reference=given.get("psp_reference", cells["psp_reference"]),
-        )
-        if fee:
-            event.fee.CopyFrom(Money(amount_minor=fee, currency_code="EUR"))
-        response = await self.postings.PostEvents(
-            posting_pb.PostEventsRequest(
-                events=[
-                    posting_pb.LedgerEvent(
-                        operation_id=cells["operation_id"],
-                        order_id=cells["order_id"],
-                        capture=event,
-                    )
-                ]
-            )
-        )
-        assert response.results[0].WhichOneof("result") == "posted", response
-        return cells
-
-    async def run(self, day: str = DAY) -> pb.Run:
-        response = await self.reconciliation.Reconcile(
-            pb.ReconcileRequest(settlement_date=day, source=self.source)
-        )
-        return response.run
-
-    async def day(self, file: DayFile, day: str = DAY) -> pb.Run:
-        """Sends the file and reconciles its day."""
-        stored = await ingest(self.reconciliation, file.content(), self.source)
-        assert stored.state == pb.FILE_STATE_INGESTED, stored.problem
-        return await self.run(day)
-
-    async def breaks(self, run: pb.Run | None = None, **given: Any) -> list[pb.Break]:
-        request = pb.ListBreaksRequest(
-            run_id="" if run is None else run.run_id, source=self.source, **given
-        )
-        return list((await self.reconciliation.ListBreaks(request)).breaks)
-
-    async def balance(self, kind: Any, currency: str = "EUR", source: str = "") -> int:
-        account = ledger_pb.Account(kind=kind, source=source or self.source)
-        response = await self.ledger.GetBalance(
-            ledger_pb.GetBalanceRequest(account=account, currency_code=currency)
-        )
-        return response.balance_minor
-
-    def booked(self) -> int:
-        """How many journals the reconciliation wrote for this source, reversals included."""
-        row = self.sql.execute(
-            "SELECT count(*) FROM settlement_booking AS b JOIN journal AS j"
-            " ON j.journal_id IN (b.journal_id, b.reversal_id) WHERE b.source = %s",
-            [self.source],
-        ).fetchone()
-        assert row is not None
-        return int(row[0])
-
-    def matches(self) -> int:
-        row = self.sql.execute(
-            "SELECT count(*) FROM settlement_match JOIN settlement_file USING (file_id)"
-            " WHERE source = %s",
-            [self.source],
-        ).fetchone()
-        assert row is not None
-        return int(row[0])
-
-    async def assert_sums_to_zero(self) -> None:
-        trial = await self.ledger.GetTrialBalance(ledger_pb.GetTrialBalanceRequest())
-        sums: dict[str, int] = {}
-        for row in trial.rows:
-            sums[row.currency_code] = (
-                sums.get(row.currency_code, 0) + row.debit_minor - row.credit_minor
-            )
-        assert not any(sums.values()), sums
-
-
-def charge_cells(**cells: str) -> dict[str, Any]:
-    """How a file names a charge of ours that no other test knows."""
-    operation = ids.first_charge_id(uuid.uuid4())
-    return {
-        "operation_id": operation.hex,
-        "order_id": uuid.uuid4().hex,
-        "psp_reference": reference(),
-        "idempotency_key": ids.psp_key(operation).hex,
-    } | cells
-
-
-def class_of(found: pb.Break) -> int:
-    return int(getattr(found, "class"))
-
-
-def counts(run: pb.Run) -> dict[int, int]:
-    return {int(getattr(one, "class")): one.breaks for one in run.counts}
-
-
-@pytest.fixture
-def world(
-    psp: str,
-    reconciliation: ReconciliationServiceAsyncStub,
-    ledger: LedgerServiceAsyncStub,
-    postings: LedgerPostingServiceAsyncStub,
-    sql: Sql,
-) -> World:
-    return World(psp, reconciliation, ledger, postings, sql)
+    pass
 
 
 # The ledger's captures are of now, and the files of this day: nothing is missing by then.
@@ -549,141 +414,3 @@ async def test_class_8_an_order_that_the_ledger_has_twice(world: World) -> None:
     [found] = await world.breaks(run)
     assert class_of(found) == pb.BREAK_CLASS_DUPLICATE_IN_LEDGER
     assert (found.state, found.amount_minor) == (pb.BREAK_STATE_OPEN, -500)
-
-
-async def test_class_17_a_day_that_does_not_go_on_from_the_day_before(world: World) -> None:
-    await world.day(DayFile(0).line(500, **await world.capture(500)))
-    broken = await world.day(DayFile(450, day="2026-02-02"), "2026-02-02")
-    assert broken.state == pb.RUN_STATE_OPEN
-    [found] = await world.breaks(broken)
-    assert class_of(found) == pb.BREAK_CLASS_CHAIN_BROKEN
-    assert found.amount_minor == -50
-    # The day between was missing, and comes.
-    await world.day(DayFile(500, day="2026-02-01").line(-50, 0, kind="FEE"), "2026-02-01")
-    whole = await world.run("2026-02-02")
-    assert (whole.version, whole.state) == (2, pb.RUN_STATE_BALANCED)
-    assert [one.state for one in await world.breaks()] == [pb.BREAK_STATE_CLEARED]
-
-
-async def test_another_sources_captures_are_not_touched(world: World, psp: str) -> None:
-    other = World("fees-199", world.reconciliation, world.ledger, world.postings, world.sql)
-    theirs = await other.capture(500)
-    run = await world.day(DayFile().line(500, **theirs))
-    assert counts(run) == {pb.BREAK_CLASS_STATUS_DIFFERS: 1}
-    assert world.matches() == 0
-
-
-async def test_ten_at_once_are_one(world: World) -> None:
-    file = DayFile()
-    for n in range(20):
-        file.line(500, 5, **await world.capture(500, 5))
-        file.line(100 + n, psp_reference=reference())
-    await ingest(world.reconciliation, file.content(), world.source)
-    runs = await asyncio.gather(*(world.run() for _ in range(10)))
-    runs += [await world.run() for _ in range(10)]
-    assert all(run == runs[0] for run in runs)
-    assert (world.matches(), world.booked()) == (20, 20)
-    assert await world.balance(SUSPENSE) == sum(100 + n for n in range(20))
-    versions = world.sql.execute(
-        "SELECT count(*) FROM reconciliation_run WHERE source = %s", [world.source]
-    ).fetchone()
-    assert versions == (1,)
-    await world.assert_sums_to_zero()
-
-
-async def test_several_currencies_are_proved_apart(world: World) -> None:
-    file = DayFile().line(500, **await world.capture(500))
-    file.close()
-    file.open_day(0, currency="JPY", statement="yen")
-    file.line(70, psp_reference=reference())
-    run = await world.day(file)
-    assert [(one.currency_code, one.lines_minor, one.ledger_minor) for one in run.balances] == [
-        ("EUR", 500, 500),
-        ("JPY", 70, 70),
-    ]
-    assert await world.balance(SUSPENSE, "JPY") == 70
-
-
-async def test_breaks_are_listed_in_pages_and_by_class_and_state(world: World) -> None:
-    file = DayFile()
-    for _ in range(5):
-        file.line(100, psp_reference=reference())
-    file.line(-50, 0, kind="REFUND", psp_reference=reference())
-    run = await world.day(file)
-    token = ""
-    found: list[pb.Break] = []
-    while True:
-        page = await world.reconciliation.ListBreaks(
-            pb.ListBreaksRequest(run_id=run.run_id, page_size=2, page_token=token)
-        )
-        found += page.breaks
-        token = page.next_page_token
-        if not token:
-            break
-    assert len({one.break_id for one in found}) == len(found) == 6
-    unknown = await world.breaks(run, **{"class": pb.BREAK_CLASS_UNKNOWN_TO_US})
-    assert len(unknown) == 5
-    assert await world.breaks(run, state=pb.BREAK_STATE_OPEN) == []
-
-
-async def test_a_day_without_a_file_can_t_be_reconciled(world: World) -> None:
-    error = await error_of(world.run())
-    assert (error.code, error.reason) == (
-        Code.FAILED_PRECONDITION,
-        Reason.SETTLEMENT_FILE_MISSING,
-    )
-    # A quarantined file is no file.
-    await ingest(world.reconciliation, b"nonsense", world.source)
-    again = await error_of(world.run())
-    assert again.reason is Reason.SETTLEMENT_FILE_MISSING
-
-
-async def test_a_file_that_has_not_come_is_fetched_once(
-    world: World, adapter: tuple[str, Adapter]
-) -> None:
-    world.source, behind = adapter
-    down = await error_of(world.run())
-    assert down.reason is Reason.DEPENDENCY_DOWN
-    behind.file = b"nonsense"
-    unusable = await error_of(world.run())
-    assert unusable.reason is Reason.SETTLEMENT_FILE_MISSING
-    assert unusable.metadata["problem"].startswith("UNKNOWN_FORMAT")
-    behind.file = DayFile(day="2026-02-01").content()
-    another_day = await error_of(world.run())
-    assert another_day.metadata["problem"].startswith("DATE_DIFFERS")
-
-    mine = await world.capture(500, 5)
-    behind.file = DayFile().line(500, 5, **mine).content()
-    run = await world.run()
-    assert (run.state, run.matched) == (pb.RUN_STATE_BALANCED, 1)
-    assert await world.run() == run
-    assert [str(day) for day in behind.asked] == [DAY] * 4
-
-
-async def test_bad_input_is_refused(world: World) -> None:
-    stub = world.reconciliation
-    nobody = uuid.uuid4().hex
-    for call, reason in (
-        (
-            stub.Reconcile(pb.ReconcileRequest(settlement_date="2026-02-30", source=world.source)),
-            Reason.VALIDATION_FAILED,
-        ),
-        (
-            stub.Reconcile(pb.ReconcileRequest(settlement_date="today", source=world.source)),
-            Reason.VALIDATION_FAILED,
-        ),
-        (
-            stub.Reconcile(pb.ReconcileRequest(settlement_date=DAY, source="nobody")),
-            Reason.SOURCE_NOT_FOUND,
-        ),
-        (stub.GetRun(pb.GetRunRequest(run_id=nobody)), Reason.RUN_NOT_FOUND),
-        (stub.ListBreaks(pb.ListBreaksRequest(run_id=nobody)), Reason.RUN_NOT_FOUND),
-        (
-            stub.ListBreaks(pb.ListBreaksRequest(state=pb.BreakState.ValueType(99))),
-            Reason.VALIDATION_FAILED,
-        ),
-        (stub.ListBreaks(pb.ListBreaksRequest(page_token="x")), Reason.VALIDATION_FAILED),
-        (stub.ListRuns(pb.ListRunsRequest(settlement_date="x")), Reason.VALIDATION_FAILED),
-        (stub.ListRuns(pb.ListRunsRequest(page_size=-1)), Reason.VALIDATION_FAILED),
-    ):
-        assert (await error_of(call)).reason is reason
