@@ -33,7 +33,7 @@ async def process(
 ) -> AsyncIterator[tuple[asyncio.subprocess.Process, PaymentServiceAsyncStub]]:
     """`python -m payment_svc` that serves, killed at the latest in the end; and a client."""
     port = free_port()
-    settings = world.settings(**more).model_dump() | {"port": port}
+    settings = world.settings(**more).model_dump(exclude_none=True) | {"port": port}
     running = await asyncio.create_subprocess_exec(
         sys.executable,
         "-m",
