@@ -58,7 +58,10 @@ MAX_CONFLICT_TRIES = 5
 MAX_LOST_TRIES = 2
 
 _CONFLICTS = frozenset({"40001", "40P01"})
-_BUSY_CLASSES = frozenset({"53", "55", "58"})  # resources, object state (locks), system
+# Resources, object state (locks), system, and what the server itself calls an internal error:
+# above all a file that it can't read or extend for a reason without a code of its own. Nothing
+# is stored, and no row is to blame.
+_BUSY_CLASSES = frozenset({"53", "55", "58", "XX"})
 # Ran out of time; and a server that is a standby now, until the address leads elsewhere.
 _BUSY_STATES = frozenset({"57014", "25006"})
 _DATA_CLASSES = frozenset({"22", "23", "P0"})  # data, integrity, raised by our triggers
