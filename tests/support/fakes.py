@@ -39,6 +39,8 @@ Break: TypeAlias = Literal["before_ack", "after_ack", "after_outcome"]
 
 SOURCE = "fake_psp"
 
+_BIND_ATTEMPTS = 5
+
 
 class Fake:
     """A server on a port of its own, that can go away and come back there."""
@@ -46,15 +48,25 @@ class Fake:
     def __init__(self, add: Callable[[Any, grpc.aio.Server], None]) -> None:
         self._add = add
         self._server: grpc.aio.Server | None = None
+        self._served = False
         self.target = f"127.0.0.1:{free_port()}"
 
     async def start(self) -> None:
         """Serves, again on the same port."""
         server = grpc.aio.server(options=[("grpc.so_reuseport", 0)])
         self._add(self, server)
-        server.add_insecure_port(self.target)
+        for left in reversed(range(_BIND_ATTEMPTS)):
+            try:
+                server.add_insecure_port(self.target)
+                break
+            except RuntimeError:
+                # Somebody was quicker. Who has served there already must come back there.
+                if self._served or not left:
+                    raise
+                self.target = f"127.0.0.1:{free_port()}"
         await server.start()
         self._server = server
+        self._served = True
 
     async def stop(self) -> None:
         """Goes away at once."""
