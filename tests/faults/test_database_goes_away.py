@@ -19,7 +19,6 @@ from tests.support.folders import open_folder
 from tests.support.load import SHORT_WAITS, Load, Told, strange_ends, without_payment
 from tests.support.mesh import SERVICES, RunningMesh, eventually, started
 from tests.support.refusals import refused
-from tests.support.truth import problems_of, unsettled
 
 RESTS_WITHIN_S = 30.0
 NOTHING_ACCEPTED = ("UNAVAILABLE", "DEPENDENCY_DOWN")
@@ -157,9 +156,9 @@ def _all_is_well(mesh: RunningMesh, load: Load, pids: dict[str, int]) -> None:
 
 
 def _books_agree(mesh: RunningMesh, load: Load) -> None:
-    eventually(lambda: not unsettled(mesh.databases), RESTS_WITHIN_S)
+    eventually(lambda: not mesh.unsettled(), RESTS_WITHIN_S)
     assert strange_ends(mesh) == []
-    assert problems_of(mesh.databases, load.acknowledged()) == []
+    assert mesh.violations(load.history()) == []
 
 
 def _kill_postgres(mesh: RunningMesh) -> None:

@@ -6,7 +6,7 @@ import os
 import secrets
 import time
 import uuid
-from collections.abc import Callable, Iterator, Mapping
+from collections.abc import Callable, Iterable, Iterator, Mapping
 from contextlib import contextmanager, suppress
 from pathlib import Path
 
@@ -23,6 +23,7 @@ from psycopg.conninfo import conninfo_to_dict
 
 from paymeshctl.ports import REPLICA_STRIDE
 from paymeshctl.supervisor import Mesh, MeshConfig, StartError
+from tests.faults.checker import Told, Urls, Violation, check, unsettled
 from tests.support.folders import open_folder
 from tests.support.ports import free_port_base
 from tests.support.postgres import PostgresServer
@@ -137,6 +138,14 @@ class RunningMesh:
         """The number that a query answers."""
         ((number,),) = self.ask(service, question, *values)
         return int(str(number))
+
+    def violations(self, answers: Iterable[Told] = (), *, at_rest: bool = True) -> list[Violation]:
+        """What breaks the invariants while nothing is under way; see checker.check."""
+        return check(Urls.of(self.databases), answers, at_rest=at_rest)
+
+    def unsettled(self) -> list[Violation]:
+        """What is neither terminal nor parked with a reason."""
+        return unsettled(Urls.of(self.databases))
 
     def log(self, service: str) -> str:
         """All that a service has logged."""
