@@ -116,7 +116,7 @@ def test_what_the_psp_never_told_succeeds_once_its_file_is_there(mesh: RunningMe
     assert not watching.is_alive()
     assert seen[-1] == done
     eventually(lambda: registered(mesh, payment) == [(register_pb.REGISTER_STATE_CAPTURED, "")])
-    assert mesh.violations([checker.seen(done)]) == []
+    assert mesh.violations([checker.seen(done)], at_rest=False) == []
 
 
 def test_what_was_declined_and_yet_settled_stays_declined(mesh: RunningMesh) -> None:
@@ -132,7 +132,7 @@ def test_what_was_declined_and_yet_settled_stays_declined(mesh: RunningMesh) -> 
     _assert_settled(mesh, mesh.rested(silent.payment_id))
     assert mesh.get(declined.payment_id) == declined
     assert registered(mesh, declined) == [(register_pb.REGISTER_STATE_DECLINED, "")]
-    assert mesh.violations([checker.seen(declined)]) == []
+    assert mesh.violations([checker.seen(declined)], at_rest=False) == []
 
 
 def test_what_is_quarantined_or_superseded_proves_nothing(mesh: RunningMesh) -> None:
