@@ -53,8 +53,8 @@ SHORT_WAITS: Mapping[str, object] = {
 """Settings for a mesh under load whose faults are to be over soon."""
 
 # What a caller may be told while parts of the mesh are away; it repeats.
-_NOTHING_ACCEPTED = ("UNAVAILABLE", "DEPENDENCY_DOWN")
-_UNKNOWN = (("ABORTED", "OUTCOME_UNKNOWN"), ("UNAVAILABLE", ""), ("DEADLINE_EXCEEDED", ""))
+NOTHING_ACCEPTED = ("UNAVAILABLE", "DEPENDENCY_DOWN")
+UNKNOWN = (("ABORTED", "OUTCOME_UNKNOWN"), ("UNAVAILABLE", ""), ("DEADLINE_EXCEEDED", ""))
 
 _DEADLINE_S = 5.0
 _AGAIN_AFTER_S = 0.1
@@ -173,7 +173,7 @@ class Load:
                     )
                 )
                 known = (refusal.code, refusal.reason)
-                if known != _NOTHING_ACCEPTED and known not in _UNKNOWN:
+                if known != NOTHING_ACCEPTED and known not in UNKNOWN:
                     self.surprises.append(refusal)
                     return
                 if not self._repeat:
@@ -214,5 +214,5 @@ def without_payment(told: Sequence[Told]) -> list[str]:
         for one in told
         if not one.payments
         and one.refusals
-        and all((r.code, r.reason) == _NOTHING_ACCEPTED for r in one.refusals)
+        and all((r.code, r.reason) == NOTHING_ACCEPTED for r in one.refusals)
     ]

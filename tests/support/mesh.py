@@ -6,7 +6,7 @@ import os
 import secrets
 import time
 import uuid
-from collections.abc import Callable, Iterable, Iterator, Mapping
+from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from contextlib import contextmanager, suppress
 from pathlib import Path
 
@@ -48,6 +48,17 @@ SETTINGS: Mapping[str, object] = {
     "payment_evidence_poll_ms": 200,
 }
 """Short waits, so that tests need not wait long. `x_y` is the variable PAYMESH_X_Y."""
+
+CHANNEL_OPTIONS: Sequence[tuple[str, int]] = (
+    ("grpc.enable_retries", 0),
+    ("grpc.enable_http_proxy", 0),
+    ("grpc.initial_reconnect_backoff_ms", 50),
+    ("grpc.min_reconnect_backoff_ms", 200),
+    ("grpc.max_reconnect_backoff_ms", 200),
+    ("grpc.use_local_subchannel_pool", 1),
+    # Tests send what is too large.
+    ("grpc.max_send_message_length", -1),
+)
 
 ONE_OF_EACH: Mapping[str, int] = {}
 
@@ -198,17 +209,7 @@ def mesh(postgres_server: PostgresServer) -> Iterator[RunningMesh]:
 
 def open_channel(target: str) -> grpc.Channel:
     """A channel that retries nothing by itself and comes back soon after a restart."""
-    options = [
-        ("grpc.enable_retries", 0),
-        ("grpc.enable_http_proxy", 0),
-        ("grpc.initial_reconnect_backoff_ms", 50),
-        ("grpc.min_reconnect_backoff_ms", 200),
-        ("grpc.max_reconnect_backoff_ms", 200),
-        ("grpc.use_local_subchannel_pool", 1),
-        # Tests send what is too large.
-        ("grpc.max_send_message_length", -1),
-    ]
-    return grpc.insecure_channel(target, options)
+    return grpc.insecure_channel(target, CHANNEL_OPTIONS)
 
 
 def environment(**settings: object) -> dict[str, str]:
