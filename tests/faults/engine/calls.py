@@ -120,6 +120,8 @@ class FailingChannel(grpc.aio.Channel):
                 await asyncio.sleep(SLOW_S)
             case Kind.DUPLICATED:
                 self.beside(call())
+            case _:
+                pass
         try:
             answer = await call()
         finally:
@@ -146,6 +148,8 @@ class FailingChannel(grpc.aio.Channel):
                 self.beside(_read(call()))
             case Kind.LATE_DUPLICATE:
                 self.later(lambda: _read(call()))
+            case _:
+                pass
         told.real = responses = call()
         try:
             async for response in responses:
@@ -216,6 +220,8 @@ class _Standing:
                     self._channel.beside(_after(TOO_SLOW_S, again))
                     self._broken.set_result(None)
                     return
+                case _:
+                    pass
             yield request
 
     def _alone(self, request: Any) -> Callable[[], Awaitable[object]]:

@@ -52,11 +52,8 @@ class Done:
 
 async def run(asked: Asked, say: Say) -> list[Done]:
     """Runs all that is asked for."""
-    done = []
     async with Crew() as crew:
-        for flow in asked.flows:
-            done.append(await _run(crew, flow, asked, say))
-    return done
+        return [await _run(crew, flow, asked, say) for flow in asked.flows]
 
 
 async def _run(crew: Crew, flow: str, asked: Asked, say: Say) -> Done:

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import asyncio
+import time
 from collections.abc import Mapping
 from dataclasses import dataclass, field
 
@@ -12,6 +13,7 @@ from paymesh.payment.v1 import payment_service_pb2 as service_pb
 
 from mesh.errors import Reason
 from mesh.status import from_rpc_error
+from tests.faults.checker import Told
 from tests.faults.engine.mesh import PATIENCE_S, FailingMesh
 from tests.support.checkout import new_checkout, new_order
 
@@ -45,18 +47,22 @@ class Flow:
 
 
 @dataclass(slots=True)
-class Told:
-    """What a caller asked and was told, in order."""
+class Caller:
+    """A buyer's backend: what it asks, and what it was told, in order."""
 
     request: service_pb.CreatePaymentRequest
-    answers: list[pb.Payment] = field(default_factory=list)
-    refusals: list[str] = field(default_factory=list)
+    told: list[Told] = field(default_factory=list)
+
+    @property
+    def payment(self) -> pb.Payment | None:
+        """As it was told of last."""
+        return next((told.payment for told in reversed(self.told) if told.payment), None)
 
     @property
     def rests(self) -> bool:
-        """Whether the last answer says that every order rests."""
-        return bool(self.answers) and all(
-            order.state in _RESTING for order in self.answers[-1].orders
+        """Whether every order rests, as far as it knows."""
+        return self.payment is not None and all(
+            order.state in _RESTING for order in self.payment.orders
         )
 
 
@@ -74,22 +80,30 @@ FLOWS: Mapping[str, Flow] = {
 }
 
 
-async def pay(mesh: FailingMesh, told: Told) -> None:
+async def pay(mesh: FailingMesh, caller: Caller) -> None:
     """Calls at least once, and until the payment rests.
 
     Raises TimeoutError, and what no fault excuses.
     """
     asked = False
     async with asyncio.timeout(PATIENCE_S):
-        while not (asked and told.rests):
-            try:
-                answer = await mesh.payments.CreatePayment(told.request, timeout=CALL_S)
-                told.answers.append(answer.payment)
-                asked = True
-            except grpc.RpcError as error:
-                refusal = from_rpc_error(error)
-                told.refusals.append(f"{refusal.code.name} {refusal.reason.value or refusal}")
-                if refusal.reason not in _PASSING:
-                    raise
-            if not told.rests:
+        while not (asked and caller.rests):
+            asked = await _call(mesh, caller)
+            if not caller.rests:
                 await asyncio.sleep(AGAIN_S)
+
+
+async def _call(mesh: FailingMesh, caller: Caller) -> bool:
+    """One call; whether it was answered."""
+    started = time.monotonic()
+    payment, reason = None, ""
+    try:
+        answer = await mesh.payments.CreatePayment(caller.request, timeout=CALL_S)
+        payment = answer.payment
+    except grpc.RpcError as error:
+        refusal = from_rpc_error(error)
+        if refusal.reason not in _PASSING:
+            raise
+        reason = refusal.reason.value
+    caller.told.append(Told(caller.request, payment, reason, started, time.monotonic()))
+    return payment is not None

@@ -228,4 +228,4 @@ def background(owner: Life, work: Sequence[Callable[[], Awaitable[None]]]) -> No
     """Runs what a service has beside its server."""
     with owner.installed():
         for one in work:
-            asyncio.ensure_future(one())  # kept by follow_tasks
+            asyncio.ensure_future(one())  # noqa: RUF006  # kept by follow_tasks

@@ -38,8 +38,10 @@ def command(result: Result) -> str:
 def told(result: Result) -> str:
     """A scenario, what happened and what it passed."""
     lines = [str(result.scenario), f"{result.seconds:.2f} s, {result.fired} fault(s) happened"]
-    for passed in result.passed:
-        lines.append("passed: " + ", ".join(f"{p} ×{n}" for p, n in sorted(passed.items())))
+    lines += [
+        "passed: " + ", ".join(f"{n} {point}" for point, n in sorted(passed.items()))
+        for passed in result.passed
+    ]
     lines += [f"told: {refusal}" for refusal in result.told]
     lines += result.problems or ["no problem"]
     return "\n".join(lines)
@@ -48,10 +50,11 @@ def told(result: Result) -> str:
 def summary(done: Sequence[Done], seconds: float) -> str:
     """The verdict."""
     scenarios = sum(len(flow.results) for flow in done)
-    lines = [
+    verdict = (
         f"{scenarios} scenarios in {seconds:.0f} s: {len(failures(done))} failed,"
         f" {len(missed(done))} whose last fault never came to pass"
-    ]
+    )
+    lines = [verdict]
     for result in failures(done):
         lines += [f"FAILED {result.scenario}", f"  {command(result)}"]
     return "\n".join(lines)

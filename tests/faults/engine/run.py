@@ -8,8 +8,9 @@ import traceback
 from collections import Counter
 from dataclasses import dataclass, field
 
+from tests.faults.checker import Sessions, check
 from tests.faults.engine.faults import Scenario
-from tests.faults.engine.flows import FLOWS, Told, pay
+from tests.faults.engine.flows import FLOWS, Caller, Flow, pay
 from tests.faults.engine.mesh import FailingMesh
 from tests.faults.engine.passages import Passages
 
@@ -31,35 +32,54 @@ class Result:
         return self.fired == len(self.scenario.faults)
 
 
-async def run(mesh: FailingMesh, scenario: Scenario) -> Result:
-    """Pays while the faults happen; then compares what everybody says."""
+async def run(mesh: FailingMesh, books: Sessions, scenario: Scenario) -> Result:
+    """Pays while the faults happen; then compares what everybody says.
+
+    `books`: of the mesh's databases, see tests.faults.checker.
+    """
     result = Result(scenario)
     flow = FLOWS[scenario.flow]
-    told = Told(flow.request())
+    caller = Caller(flow.request())
     passages = mesh.begin(scenario)
     started = time.perf_counter()
     try:
-        await pay(mesh, told)
+        await pay(mesh, caller)
         await _fire(passages)
         await mesh.deliver_late()
         await mesh.quiet()
-        # Told again, whatever happened since: what rests must still say the same.
-        await pay(mesh, told)
+        # Asked again, whatever happened since: what rests must still say the same.
+        await pay(mesh, caller)
     except TimeoutError:
-        last = told.answers[-1:] or "nothing was told"
-        result.problems.append(f"it did not come to rest: {last}; {told.refusals[-3:]}")
+        result.problems.append("it did not come to rest")
     except Exception:  # noqa: BLE001  # whatever it is, it is the scenario's result
         result.problems.append(traceback.format_exc(limit=3))
     await mesh.end()
     result.seconds = time.perf_counter() - started
     result.fired = len(passages.fired)
     result.passed = passages.passed
-    result.told = told.refusals
-    if not result.problems:
-        for order, ends in zip(told.answers[-1].orders, flow.ends, strict=True):
-            if order.state not in ends:
-                result.problems.append(f"{order.order_id} rests in state {order.state}")
+    result.told = [
+        told.reason or ("an answer" if told.payment else "nothing") for told in caller.told
+    ]
+    result.problems += await _compare(books, flow, caller)
     return result
+
+
+async def _compare(books: Sessions, flow: Flow, caller: Caller) -> list[str]:
+    """What the books say against what was told and what the flow leads to."""
+    payment = caller.payment
+    if payment is None:
+        return ["nothing was acknowledged"]
+    violations = await asyncio.to_thread(
+        check, books, caller.told, payment_ids=[payment.payment_id]
+    )
+    return [
+        *(f"{found.invariant}: {found.text}" for found in violations),
+        *(
+            f"order {order.order_id} rests in state {order.state}"
+            for order, ends in zip(payment.orders, flow.ends, strict=True)
+            if order.state not in ends
+        ),
+    ]
 
 
 async def _fire(passages: Passages) -> None:

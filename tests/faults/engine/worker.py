@@ -24,6 +24,7 @@ from sqlalchemy import make_url
 from sqlalchemy.exc import SAWarning
 
 from mesh.migrations import provision
+from tests.faults.checker import Sessions, prepare
 from tests.faults.engine.faults import Scenario
 from tests.faults.engine.flows import FLOWS
 from tests.faults.engine.mesh import FailingMesh
@@ -48,22 +49,22 @@ async def work(admin_url: str, meshes: int) -> None:
     await loop.connect_read_pipe(lambda: asyncio.StreamReaderProtocol(reader), sys.stdin)
 
     async def serve() -> None:
-        by_settings: dict[str, FailingMesh] = {}
+        by_settings: dict[str, tuple[FailingMesh, Sessions]] = {}
         while text := await scenarios.get():
             scenario = Scenario.parse(text)
             more = FLOWS[scenario.flow].settings
             key = json.dumps(more, sort_keys=True)
-            mesh = by_settings.pop(key, None)
-            if mesh is None:
-                mesh = FailingMesh(_copies(admin_url, templates), more)
-                await mesh.start()
-            result = await run(mesh, scenario)
+            if key in by_settings:
+                mesh, books = by_settings.pop(key)
+            else:
+                mesh, books = await _mesh(admin_url, templates, more)
+            result = await run(mesh, books, scenario)
             _print(result)
             if result.problems:
                 await mesh.stop()  # what it left behind would trouble the next one
             else:
-                by_settings[key] = mesh
-        for mesh in by_settings.values():
+                by_settings[key] = mesh, books
+        for mesh, _ in by_settings.values():
             await mesh.stop()
 
     async def read() -> None:
@@ -76,6 +77,24 @@ async def work(admin_url: str, meshes: int) -> None:
         together.create_task(read())
         for _ in range(meshes):
             together.create_task(serve())
+
+
+async def _mesh(
+    admin_url: str, templates: Mapping[str, str], more: Mapping[str, Mapping[str, object]]
+) -> tuple[FailingMesh, Sessions]:
+    """A mesh that runs, and its books."""
+    urls = await asyncio.to_thread(_copies, admin_url, templates)
+    server, _, _ = admin_url.rpartition("/")
+    open_books = Sessions(
+        *(
+            psycopg.connect(f"{server}/{make_url(urls[service]).database}", autocommit=True)
+            for service in Sessions._fields
+        )
+    )
+    await asyncio.to_thread(prepare, open_books)
+    mesh = FailingMesh(urls, more)
+    await mesh.start()
+    return mesh, open_books
 
 
 def _copies(admin_url: str, templates: Mapping[str, str]) -> dict[str, str]:
