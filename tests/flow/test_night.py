@@ -79,15 +79,20 @@ def test_a_night_explains_what_the_tokens_did_on_purpose(mesh: RunningMesh) -> N
 
     with mesh.new_channel("psp_stub") as channel:
         control = PspStubControlServiceStub(channel)
-        control.SeedFault(
-            stub_pb.SeedFaultRequest(kind=stub_pb.STUB_FAULT_KIND_DECLINED_SETTLED, count=1)
-        )
+        for kind in (
+            stub_pb.STUB_FAULT_KIND_DECLINED_SETTLED,
+            stub_pb.STUB_FAULT_KIND_CLOSING_DIFFERS,
+        ):
+            control.SeedFault(stub_pb.SeedFaultRequest(kind=kind, count=1))
         closed = control.CloseDay(stub_pb.CloseDayRequest(), timeout=60)
     day = closed.day.settlement_date
     first = reconciled(mesh, day)
     assert first.state == reconciliation_pb.RUN_STATE_EXPLAINED
     assert [one.difference_minor for one in first.balances] == [0]
-    assert breaks(mesh).keys() == {order_of(silent), order_of(wrong), order_of(declined)}
+    of_no_order = ""
+    assert breaks(mesh).keys() == {
+        order_of(silent), order_of(wrong), order_of(declined), of_no_order
+    }  # fmt: skip
 
     # The file is the arbiter of what the PSP never told.
     eventually(
@@ -108,6 +113,11 @@ def test_a_night_explains_what_the_tokens_did_on_purpose(mesh: RunningMesh) -> N
         reconciliation_pb.BREAK_CLASS_STATUS_DIFFERS,
         reconciliation_pb.BREAK_STATE_POSTED,
         "REGISTER_DECLINED",
+    )
+    assert found[of_no_order] == (
+        reconciliation_pb.BREAK_CLASS_CLOSING_DIFFERS,
+        reconciliation_pb.BREAK_STATE_RESOLVED,
+        "LEFT_OVER",
     )
     # What was declined is never driven again, whatever a file says.
     assert mesh.get(declined.payment_id).state == pb.PAYMENT_STATE_FAILED
