@@ -277,9 +277,9 @@ async def test_three_replicas_take_each_file_once(drop: Drop) -> None:
 
 
 @asynccontextmanager
-async def process(drop: Drop) -> AsyncIterator[asyncio.subprocess.Process]:
+async def process(drop: Drop, **settings: Any) -> AsyncIterator[asyncio.subprocess.Process]:
     """A ledger_svc of its own process; killed at the end."""
-    given = drop.settings()
+    given = drop.settings(**settings)
     given["sources"] = json.dumps(given["sources"])
     running = await asyncio.create_subprocess_exec(
         sys.executable, "-P", "-m", "ledger_svc",

@@ -190,9 +190,13 @@ class _RunStateEnumTypeWrapper(_enum_type_wrapper._EnumTypeWrapper[_RunState.Val
     RUN_STATE_OPEN: _RunState.ValueType  # 1
     """A day before it is missing, or does not lead up to it."""
     RUN_STATE_BALANCED: _RunState.ValueType  # 2
-    """Every line is matched or booked by rule, and no capture is missing."""
+    """Every line is matched or booked by rule, no capture is missing, and every
+    statement proves itself whole by its balances or sums.
+    """
     RUN_STATE_EXPLAINED: _RunState.ValueType  # 3
-    """Ledger side + breaks = file side, with breaks."""
+    """Ledger side + breaks = file side, with breaks; or without, of a file that does not
+    prove itself whole.
+    """
     RUN_STATE_BROKEN: _RunState.ValueType  # 4
     """They miss each other by more than the breaks."""
 
@@ -204,9 +208,13 @@ RUN_STATE_UNSPECIFIED: RunState.ValueType  # 0
 RUN_STATE_OPEN: RunState.ValueType  # 1
 """A day before it is missing, or does not lead up to it."""
 RUN_STATE_BALANCED: RunState.ValueType  # 2
-"""Every line is matched or booked by rule, and no capture is missing."""
+"""Every line is matched or booked by rule, no capture is missing, and every
+statement proves itself whole by its balances or sums.
+"""
 RUN_STATE_EXPLAINED: RunState.ValueType  # 3
-"""Ledger side + breaks = file side, with breaks."""
+"""Ledger side + breaks = file side, with breaks; or without, of a file that does not
+prove itself whole.
+"""
 RUN_STATE_BROKEN: RunState.ValueType  # 4
 """They miss each other by more than the breaks."""
 Global___RunState: _TypeAlias = RunState  # noqa: Y015
