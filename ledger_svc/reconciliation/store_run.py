@@ -168,8 +168,6 @@ SELECT :run_id, :source, :day, coalesce(max(version), 0) + 1, :state,
 FROM reconciliation_run WHERE source = :source AND settlement_date = :day
 """)
 
-# What does not prove itself whole, by balances or a control total, may have been cut: the
-# rest of it may match, and is no balance.
 _FINISH_RUN = text(f"""
 WITH {DAY_LINE}
 UPDATE reconciliation_run AS r
@@ -184,6 +182,7 @@ SET state = CASE
       WHEN EXISTS (
         SELECT FROM run_finding AS f WHERE f.run_id = :run_id AND f.class > 0
       ) OR (
+        -- What does not prove itself whole may have been cut, and the rest of it may match.
         SELECT bool_and(coalesce(s.ties, false)) FROM statement AS s
         WHERE s.source = :source AND s.settlement_date = :day AND s.is_current
       ) IS NOT TRUE THEN {RunState.EXPLAINED}
