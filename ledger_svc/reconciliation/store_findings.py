@@ -48,6 +48,15 @@ _IS_DUPLICATE = """
 )
 """
 
+# What the source moved the balance by, and says of no charge. Each is small, and a day's together
+# are booked as rounding only if they are, too.
+_IS_ROUNDING = """
+(
+  kind = 'ADJUSTMENT' AND op IS NULL AND line.order_id IS NULL AND line.related_reference = ''
+  AND abs(line.amount_minor) BETWEEN 1 AND cast(:rounding_tolerance_minor AS bigint)
+)
+"""
+
 # Classes that post by themselves; the others wait for an operator. A fee only within the
 # source's tolerance.
 AUTOMATIC = (
@@ -58,7 +67,8 @@ _IS_AUTOMATIC = f"class IN ({', '.join(str(int(one)) for one in AUTOMATIC)})"
 
 LINES = text(f"""
 WITH {DAY_LINE}, {NEARBY}, choice AS (
-  SELECT currency, amount_minor, count(*) AS journals FROM near GROUP BY currency, amount_minor
+  SELECT currency, amount_minor FROM near
+  GROUP BY currency, amount_minor HAVING count(*) > 1 OR bool_or(psp_reference = '')
 ), line AS MATERIALIZED (
   SELECT d.*, m.journal_id AS matched, m.rule,
          translate(d.operation_id::text, '-', '') AS op,
@@ -101,7 +111,7 @@ WITH {DAY_LINE}, {NEARBY}, choice AS (
              CASE
                WHEN {_IS_DUPLICATE} THEN {C.DUPLICATE_IN_FILE}
                WHEN {_OURS} THEN {C.STATUS_DIFFERS}
-               WHEN choice.journals > 0 AND op IS NULL AND line.order_id IS NULL
+               WHEN choice.currency IS NOT NULL AND op IS NULL AND line.order_id IS NULL
                  THEN {C.AMBIGUOUS}
                ELSE {C.UNKNOWN_TO_US}
              END
@@ -111,11 +121,15 @@ WITH {DAY_LINE}, {NEARBY}, choice AS (
            WHEN kind IN ('CHARGE_REVERSAL', 'REFUND_REVERSAL', 'PAYOUT_RETURN')
              THEN {C.REVERSAL_OR_RETURN}
            WHEN kind = 'FX' THEN {C.FX_DIFFERENCE}
+           WHEN {_IS_ROUNDING} THEN {C.CLOSING_DIFFERS}
            WHEN kind IN (
              'RESERVE_HOLD', 'RESERVE_RELEASE', 'BALANCE_TRANSFER', 'INVOICE_DEDUCTION'
            ) THEN {C.RESERVE_OR_TRANSFER}
            ELSE {C.UNKNOWN_TO_US}
-         END AS class
+         END AS class,
+         sum(abs(line.amount_minor)) FILTER (WHERE {_IS_ROUNDING}) OVER (
+           PARTITION BY line.currency
+         ) <= cast(:rounding_tolerance_minor AS bigint) AS is_tolerated
   FROM line
   LEFT JOIN choice ON choice.currency = line.currency AND choice.amount_minor = line.gross
   WHERE line.matched IS NULL
@@ -143,10 +157,12 @@ WITH {DAY_LINE}, {NEARBY}, choice AS (
            WHEN class = {C.NONE} THEN {K.BANK_CASH}
            WHEN class = {C.CHARGEBACK} THEN {K.DISPUTE_RECEIVABLE}
            WHEN class = {C.FX_DIFFERENCE} THEN {K.FX}
+           WHEN class = {C.CLOSING_DIFFERS} THEN {K.ROUNDING}
            ELSE {K.SUSPENSE}
          END,
          CASE WHEN class = {C.NONE} AND kind <> 'FEE' THEN cast(:bank AS text) ELSE :source END,
-         {_IS_AUTOMATIC}, 'LEFT_OVER', matched, operation_id, order_id, account, identity,
+         {_IS_AUTOMATIC} OR class = {C.CLOSING_DIFFERS} AND is_tolerated, 'LEFT_OVER', matched,
+         operation_id, order_id, account, identity,
          currency, kind, source_reference, op, occurrence, file_id, sequence
   FROM unmet
   UNION ALL

@@ -136,8 +136,7 @@ WITH {_UNMATCHED_LINE}, pair AS (
 NEARBY = f"""
 near AS MATERIALIZED (
   SELECT * FROM ({UNMATCHED_CAPTURE}) AS c
-  WHERE c.psp_reference = ''
-    AND c.create_time >= cast(:near_from_time AS timestamptz)
+  WHERE c.create_time >= cast(:near_from_time AS timestamptz)
     AND c.create_time < cast(:near_until_time AS timestamptz)
 )
 """
@@ -146,7 +145,7 @@ WITH {_UNMATCHED_LINE}, {NEARBY}, pair AS (
   SELECT n.journal_id, line.file_id, line.sequence
   FROM line
   JOIN near AS n ON n.currency = line.currency AND n.amount_minor = line.gross
-  WHERE line.operation_id IS NULL AND line.order_id IS NULL
+  WHERE line.operation_id IS NULL AND line.order_id IS NULL AND n.psp_reference = ''
 )
 {_INSERT} SELECT journal_id, file_id, sequence, 'AMOUNT_AND_DATE', :run_id
 FROM ({_ONLY_PAIRS}) AS single

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import uuid
+from collections import Counter
 from typing import TYPE_CHECKING
 
 import pytest
@@ -92,6 +93,24 @@ async def test_what_two_captures_could_be_is_only_suggested(world: World) -> Non
     assert run.state == pb.RUN_STATE_EXPLAINED
     assert run.balances[0].breaks_minor == 777
     assert world.booked() == 0
+
+
+async def test_a_line_without_our_ids_that_two_named_captures_could_be_is_only_suggested(
+    world: World,
+) -> None:
+    """As a PSP writes that calls a charge otherwise in its files. One alone is no choice."""
+    for amount in (777, 777, 555):
+        await world.capture(amount)
+    day = await today(world)
+    file = DayFile(day=day)
+    for amount in (777, 777, 555):
+        file.line(amount, psp_reference=reference())
+    run = await world.day(file, day)
+    found = Counter(class_of(one) for one in await world.breaks(run) if one.file_id)
+    assert found == {pb.BREAK_CLASS_AMBIGUOUS: 2, pb.BREAK_CLASS_UNKNOWN_TO_US: 1}
+    assert await world.balance(SUSPENSE) == 555
+    assert world.matches() == 0
+    assert (run.state, run.balances[0].difference_minor) == (pb.RUN_STATE_EXPLAINED, 0)
 
 
 async def test_class_3_in_file_unknown_to_us(world: World) -> None:
@@ -324,6 +343,43 @@ async def test_other_kinds_of_lines(world: World, kind: str, class_: int, state:
     run = await world.day(DayFile(1000).line(-70, 0, kind=kind, psp_reference=reference()))
     [found] = await world.breaks(run)
     assert (class_of(found), found.state, found.amount_minor) == (class_, state, -70)
+    assert (run.state, run.balances[0].difference_minor) == (pb.RUN_STATE_EXPLAINED, 0)
+
+
+async def test_class_24_a_rounding_that_belongs_to_no_charge_is_booked_within_the_tolerance(
+    world: World,
+) -> None:
+    world.source = world.source.replace("psp", "fees")  # tolerance 2
+    charge = reference()
+    file = (
+        DayFile(1000)
+        .line(-2, 0, kind="ADJUSTMENT", psp_reference=reference())
+        .line(-3, 0, kind="ADJUSTMENT", psp_reference=reference())
+        .line(1, 0, kind="ADJUSTMENT", psp_reference=reference(), related_psp_reference=charge)
+    )
+    run = await world.day(file)
+    found = {one.amount_minor: (class_of(one), one.state) for one in await world.breaks(run)}
+    assert found == {
+        -2: (pb.BREAK_CLASS_CLOSING_DIFFERS, pb.BREAK_STATE_RESOLVED),
+        -3: (pb.BREAK_CLASS_UNKNOWN_TO_US, pb.BREAK_STATE_POSTED),
+        1: (pb.BREAK_CLASS_UNKNOWN_TO_US, pb.BREAK_STATE_POSTED),
+    }
+    assert await world.balance(ledger_pb.ACCOUNT_KIND_ROUNDING) == 2
+    assert (run.state, run.balances[0].difference_minor) == (pb.RUN_STATE_EXPLAINED, 0)
+    assert await world.run() == run
+    assert world.booked() == 3
+    await world.assert_sums_to_zero()
+
+
+async def test_roundings_that_are_too_many_for_a_day_wait(world: World) -> None:
+    world.source = world.source.replace("psp", "fees")  # tolerance 2
+    file = DayFile(1000)
+    for amount in (2, -2):
+        file.line(amount, 0, kind="ADJUSTMENT", psp_reference=reference())
+    run = await world.day(file)
+    found = [(class_of(one), one.state) for one in await world.breaks(run)]
+    assert found == [(pb.BREAK_CLASS_CLOSING_DIFFERS, pb.BREAK_STATE_OPEN)] * 2
+    assert world.booked() == 0
     assert (run.state, run.balances[0].difference_minor) == (pb.RUN_STATE_EXPLAINED, 0)
 
 
