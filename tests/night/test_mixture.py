@@ -24,7 +24,7 @@ from mesh.status import from_rpc_error
 from psp_stub.faults import FaultKind as F
 from psp_stub.settlement import ACCOUNT
 from tests.support.mesh import RunningMesh, started_on
-from tests.support.mixture import BANK, CAMT, Compared, Nights, Reconciled, later
+from tests.support.mixture import BANK, CAMT, Nights, Reconciled, later
 from tests.support.mixture_load import SOURCE, new_charges, random_amounts
 from tests.support.mixture_truth import (
     FEE_HIGHER_BY,
@@ -223,7 +223,7 @@ def _the_main_day(
 
     lacking = not_at_the_bank(content)
     at_bank = Counter(lacking[currency] for currency in currencies)
-    credits = Counter(
+    of_nobody = Counter(
         Finding(
             pb.BREAK_CLASS_BANK_LINE_WITHOUT_PAYOUT,
             made_up_name(F.UNKNOWN_BANK_LINE, day, HOME, number),
@@ -232,7 +232,7 @@ def _the_main_day(
         )
         for number in range(1, size.each + 1)
     )
-    _the_bank(nights, day, at_bank + credits)
+    _the_bank(nights, day, at_bank + of_nobody)
     return day, at_bank
 
 
@@ -251,9 +251,7 @@ def _the_next_day(
     _reconciled(nights, day, content, expected)
 
 
-def _a_day_off_the_chain(
-    nights: Nights, truth: Truth, currencies: Sequence[str], day: str
-) -> None:
+def _a_day_off_the_chain(nights: Nights, truth: Truth, currencies: Sequence[str], day: str) -> None:
     for currency in currencies:
         nights.seed(
             {F.CHAIN_BROKEN: 1}, currency=currency, amounts={F.CHAIN_BROKEN: CHAIN_OFF_BY}, day=day
@@ -305,9 +303,7 @@ def _bad_files(nights: Nights, truth: Truth, size: Size, day: str) -> Counter[st
     return counted
 
 
-def _reconciled(
-    nights: Nights, day: str, content: bytes, expected: Counter[Finding]
-) -> Reconciled:
+def _reconciled(nights: Nights, day: str, content: bytes, expected: Counter[Finding]) -> Reconciled:
     taken = nights.ingest(content)
     assert taken.state == pb.FILE_STATE_INGESTED, taken.problem
     done = nights.timed("reconcile", lambda: nights.reconcile(day))

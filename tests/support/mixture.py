@@ -97,15 +97,19 @@ class Nights:
     def close_day(self, day: str | None = None) -> str:
         """Closes the day, by default that of today; all that was ordered for it is done."""
         request = control_pb.CloseDayRequest(settlement_date=day)
-        closed = self.timed("close days", lambda: self._control.CloseDay(request, timeout=_DEADLINE_S))
+        closed = self.timed(
+            "close days", lambda: self._control.CloseDay(request, timeout=_DEADLINE_S)
+        )
         assert closed.closed_days == 1, "midnight passed, or the days before were not closed"
         not_done = [one for one in closed.day.faults if one.applied != one.count]
-        assert not_done == []
+        assert not_done == [], not_done
         return closed.day.settlement_date
 
     def resend_day(self, day: str) -> None:
         """Sends the last closed day again, without its faults."""
-        self._control.ResendDay(control_pb.ResendDayRequest(settlement_date=day), timeout=_DEADLINE_S)
+        self._control.ResendDay(
+            control_pb.ResendDayRequest(settlement_date=day), timeout=_DEADLINE_S
+        )
 
     def fetch(self, day: str, format_name: str = CSV) -> bytes:
         """The bytes of the day's newest file."""
@@ -118,9 +122,7 @@ class Nights:
         """Brings a file to the ledger."""
         messages = parts(content, source)
         call = self._reconciliation.IngestSettlementFile
-        return self.timed(
-            "ingest", lambda: call(iter(messages), timeout=_DEADLINE_S).file
-        )
+        return self.timed("ingest", lambda: call(iter(messages), timeout=_DEADLINE_S).file)
 
     def reconcile(self, day: str, source: str = SOURCE) -> Reconciled:
         """Reconciles a day, and lists what stands of what the run found."""

@@ -92,10 +92,9 @@ class Truth:
             if made_up:
                 kind = _KINDS[int(made_up[1])]
                 self._made_up(row, kind, found)
-            else:
-                kind = self._charge(row, found)
-            if kind is not None:
                 seeded[kind] += 1
+            elif falsified := self._charge(row, found):
+                seeded[falsified] += 1
         for name, currency in paid:
             if self._batches[name, currency]:
                 amount = self._batches[name, currency]

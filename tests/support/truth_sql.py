@@ -81,7 +81,7 @@ _AT_MOST_ONCE = [
     """,
     """
     SELECT 'I2', order_id, 'a journal of kind ' || kind || ' was written ' || count(*) || ' times'
-    FROM journal GROUP BY order_id, kind HAVING count(*) > 1
+    FROM journal WHERE {of_payments} GROUP BY order_id, kind HAVING count(*) > 1
     """,
 ]
 
@@ -166,7 +166,7 @@ _BOOKED = [
     SELECT 'I3', j.journal_id, 'booked for an order that is '
       || coalesce('in state ' || o.state, 'not there')
     FROM journal j LEFT JOIN ordered o USING (order_id)
-    WHERE o.state IS NULL OR o.state NOT IN ({succeeded}, {parked}, {open})
+    WHERE {of_payments} AND (o.state IS NULL OR o.state NOT IN ({succeeded}, {parked}, {open}))
     """,
     """
     WITH expected AS (
@@ -184,7 +184,7 @@ _BOOKED = [
     ), booked AS (
       SELECT j.order_id, j.kind, e.account, e.owner, e.source, e.currency, e.direction, e.amount
       FROM journal j JOIN entry e USING (journal_id) JOIN ordered o USING (order_id)
-      WHERE o.state = {succeeded}
+      WHERE o.state = {succeeded} AND {of_payments}
     )
     SELECT 'I3', order_id, 'SUCCEEDED, and its journals lack ' || to_json(lacking)
     FROM (SELECT * FROM expected EXCEPT ALL SELECT * FROM booked) AS lacking
@@ -239,7 +239,7 @@ _WALLETS = [
       UNION ALL
       SELECT currency, 'ledger', CASE direction WHEN {debit} THEN amount ELSE -amount END
       FROM entry JOIN journal USING (journal_id)
-      WHERE account IN ({receivable}, {fee_expense})
+      WHERE account IN ({receivable}, {fee_expense}) AND {of_payments}
         AND order_id NOT IN (SELECT order_id FROM apart)
     ), total AS (
       SELECT currency, book, coalesce(sum(amount), 0) AS amount
@@ -291,7 +291,11 @@ _PROMISES = [
     """,
 ]
 
+# What the reconciliation booked beside them is about the PSP's account and has no order's say.
+_OF_PAYMENTS = f"kind IN ({ledger.JOURNAL_KIND_CAPTURE}, {ledger.JOURNAL_KIND_PSP_FEE})"
+
 _NAMES = {
+    "of_payments": _OF_PAYMENTS,
     "debit": _DEBIT,
     "credit": _CREDIT,
     "sellers": _SELLERS,
