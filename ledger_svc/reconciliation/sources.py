@@ -56,5 +56,5 @@ class Source(BaseModel):
 
 Sources = Mapping[Name, Source]
 
-DEFAULT: Sources = {"psp_stub": Source(kind="psp")}
-"""What `paymesh up` serves."""
+DEFAULT: Sources = {"psp_stub": Source(kind="psp", rounding_tolerance_minor=1)}
+"""What `paymesh up` serves. A rounding of the stub's is one unit."""

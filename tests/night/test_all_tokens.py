@@ -39,8 +39,8 @@ SETTINGS: Mapping[str, object] = {
     "psp_stub_slow_ms": 300,
     "psp_stub_pending_ms": 500,
     # The window is the shorter one: what is silent is parked after it.
-    "psp_stub_key_memory_s": 60,
-    "executor_key_window_s": 30,
+    "psp_stub_key_memory_s": 120,
+    "executor_key_window_s": 60,
     "payment_lease_ms": 5_000,
     "payment_unknown_first_ms": 1_000,
     "payment_unknown_most_ms": 10_000,

@@ -127,12 +127,13 @@ def _mixture(nights: Nights, size: Size, capsys: pytest.CaptureFixture[str]) -> 
     truth = Truth()
     nights.timed("charge and book", lambda: _fill(nights, truth, size, currencies, chance))
 
-    today, lacking = _the_main_day(nights, truth, size, currencies)
+    today, of_lines, lacking = _the_main_day(nights, truth, size, currencies)
     nights.timed("charge and book", lambda: _more(nights, truth, currencies))
     _the_next_day(nights, truth, size, currencies, later(today, 1))
     _the_bank(nights, later(today, 1), lacking)
     _a_day_off_the_chain(nights, truth, currencies, later(today, 2))
     _the_day_on_which_missing_is_lost(nights, truth, size, later(today, 3))
+    _the_main_day_again(nights, truth, today, of_lines)
     bad = nights.timed("bad files", lambda: _bad_files(nights, truth, size, later(today, 4)))
 
     with capsys.disabled():
@@ -193,8 +194,8 @@ def _more(nights: Nights, truth: Truth, currencies: Sequence[str]) -> None:
 
 def _the_main_day(
     nights: Nights, truth: Truth, size: Size, currencies: Sequence[str]
-) -> tuple[str, Counter[Finding]]:
-    """The day, and the transfers that the bank does not show."""
+) -> tuple[str, Counter[Finding], Counter[Finding]]:
+    """The day, what its file has, and the transfers that the bank does not show."""
     nights.seed(dict.fromkeys(OF_LINES, size.each), amounts=BY)
     for currency in currencies:
         nights.seed(
@@ -213,6 +214,7 @@ def _the_main_day(
     # What is captured and never told to us is settled as what was declined is.
     in_file[F.DECLINED_SETTLED] += size.each
     assert seeded == {**in_file, F.TRANSFER_DIFFERS: len(currencies)}
+    of_lines = expected.copy()
     expected += truth.missing(pb.BREAK_CLASS_TIMING)
 
     done = _reconciled(nights, day, content, expected)
@@ -233,7 +235,7 @@ def _the_main_day(
         for number in range(1, size.each + 1)
     )
     _the_bank(nights, day, at_bank + of_nobody)
-    return day, at_bank
+    return day, of_lines, at_bank
 
 
 def _the_next_day(
@@ -277,6 +279,15 @@ def _the_day_on_which_missing_is_lost(nights: Nights, truth: Truth, size: Size, 
     assert sum(one.class_ == pb.BREAK_CLASS_NEVER_SETTLED for one in expected) >= size.each
     done = _reconciled(nights, day, content, expected)
     assert done.run.state == pb.RUN_STATE_EXPLAINED
+
+
+def _the_main_day_again(nights: Nights, truth: Truth, day: str, of_lines: Counter[Finding]) -> None:
+    """Asked for once more, it finds the same, takes nothing for younger, and books nothing."""
+    suspense = nights.balance(ledger_pb.ACCOUNT_KIND_SUSPENSE, HOME)
+    done = nights.reconcile(day)
+    nights.compare(done, of_lines + truth.missing(pb.BREAK_CLASS_NEVER_SETTLED))
+    assert nights.balance(ledger_pb.ACCOUNT_KIND_SUSPENSE, HOME) == suspense
+    assert nights.reconcile(day).run.run_id == done.run.run_id
 
 
 def _bad_files(nights: Nights, truth: Truth, size: Size, day: str) -> Counter[str]:

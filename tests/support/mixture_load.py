@@ -57,7 +57,7 @@ def new_charges(amounts: Sequence[int], currency: str) -> list[Charge]:
 
 def random_amounts(chance: random.Random, count: int) -> list[int]:
     """Amounts of which some occur twice, all of them far above what a fault changes."""
-    return [chance.randint(1_000, 1_000 + max(count, 100)) for _ in range(count)]
+    return [chance.randint(10_000, 10_000 + max(count, 100)) for _ in range(count)]
 
 
 class Books:
