@@ -12,7 +12,14 @@ from sqlalchemy import text
 
 from ledger_svc.domain import AccountKind
 from ledger_svc.reconciliation.domain import BreakClass as C
-from ledger_svc.reconciliation.store_match import CAPTURE_ENTRY, DAY_LINE, FEE_ENTRY, NEARBY
+from ledger_svc.reconciliation.store_match import (
+    CAPTURE_ENTRY,
+    DAY_LINE,
+    FEE_ENTRY,
+    NEARBY,
+    REGISTER_RULE,
+    REGISTERED,
+)
 
 K = AccountKind
 
@@ -22,10 +29,6 @@ INSERT INTO run_finding (
   amount_minor, currency, file_id, sequence, journal_id, operation_id, order_id, psp_reference,
   rule
 )
-"""
-
-_OURS = """
-line.idempotency_key = translate(paymesh_id(left(op, 12), 'psp_key', op, '0')::text, '-', '')
 """
 
 # Of the lines that no capture is matched with: is another one for the same charge?
@@ -48,25 +51,22 @@ _IS_DUPLICATE = """
 )
 """
 
-# What the source moved the balance by, and says of no charge. Each is small, and a day's together
-# are booked as rounding only if they are, too.
+# A source that rounds says so by a line that is about nothing of ours.
 _IS_ROUNDING = """
-(
-  kind = 'ADJUSTMENT' AND op IS NULL AND line.order_id IS NULL AND line.related_reference = ''
-  AND abs(line.amount_minor) BETWEEN 1 AND cast(:rounding_tolerance_minor AS bigint)
-)
+kind = 'ADJUSTMENT' AND op IS NULL AND line.order_id IS NULL AND line.related_reference = ''
+AND abs(line.amount_minor) <= cast(:rounding_tolerance_minor AS bigint)
 """
 
 # Classes that post by themselves; the others wait for an operator. A fee only within the
 # source's tolerance.
 AUTOMATIC = (
     C.NONE, C.NEVER_SETTLED, C.UNKNOWN_TO_US, C.AMOUNT_DIFFERS, C.DUPLICATE_IN_FILE,
-    C.REFUND_DIFFERS, C.CHARGEBACK, C.STATUS_DIFFERS, C.FX_DIFFERENCE,
+    C.REFUND_DIFFERS, C.CHARGEBACK, C.STATUS_DIFFERS, C.FX_DIFFERENCE, C.CLOSING_DIFFERS,
 )  # fmt: skip
 _IS_AUTOMATIC = f"class IN ({', '.join(str(int(one)) for one in AUTOMATIC)})"
 
 LINES = text(f"""
-WITH {DAY_LINE}, {NEARBY}, choice AS (
+WITH {DAY_LINE}, {REGISTERED}, {NEARBY}, choice AS (
   SELECT currency, amount_minor FROM near
   GROUP BY currency, amount_minor HAVING count(*) > 1 OR bool_or(psp_reference = '')
 ), line AS MATERIALIZED (
@@ -105,12 +105,13 @@ WITH {DAY_LINE}, {NEARBY}, choice AS (
   FROM met
   WHERE class IS DISTINCT FROM {C.CURRENCY_DIFFERS} AND fee <> booked_fee
 ), unmet AS (
-  SELECT line.*,
+  SELECT line.*, r.operation_id AS registered, r.order_id AS registered_order,
+         {REGISTER_RULE} AS register_rule,
          CASE
            WHEN kind = 'CHARGE' THEN
              CASE
                WHEN {_IS_DUPLICATE} THEN {C.DUPLICATE_IN_FILE}
-               WHEN {_OURS} THEN {C.STATUS_DIFFERS}
+               WHEN r.operation_id IS NOT NULL THEN {C.STATUS_DIFFERS}
                WHEN choice.currency IS NOT NULL AND op IS NULL AND line.order_id IS NULL
                  THEN {C.AMBIGUOUS}
                ELSE {C.UNKNOWN_TO_US}
@@ -121,16 +122,14 @@ WITH {DAY_LINE}, {NEARBY}, choice AS (
            WHEN kind IN ('CHARGE_REVERSAL', 'REFUND_REVERSAL', 'PAYOUT_RETURN')
              THEN {C.REVERSAL_OR_RETURN}
            WHEN kind = 'FX' THEN {C.FX_DIFFERENCE}
-           WHEN {_IS_ROUNDING} THEN {C.CLOSING_DIFFERS}
            WHEN kind IN (
              'RESERVE_HOLD', 'RESERVE_RELEASE', 'BALANCE_TRANSFER', 'INVOICE_DEDUCTION'
            ) THEN {C.RESERVE_OR_TRANSFER}
+           WHEN {_IS_ROUNDING} THEN {C.CLOSING_DIFFERS}
            ELSE {C.UNKNOWN_TO_US}
-         END AS class,
-         sum(abs(line.amount_minor)) FILTER (WHERE {_IS_ROUNDING}) OVER (
-           PARTITION BY line.currency
-         ) <= cast(:rounding_tolerance_minor AS bigint) AS is_tolerated
+         END AS class
   FROM line
+  LEFT JOIN registered AS r ON r.file_id = line.file_id AND r.sequence = line.sequence
   LEFT JOIN choice ON choice.currency = line.currency AND choice.amount_minor = line.gross
   WHERE line.matched IS NULL
 ), found AS (
@@ -161,9 +160,10 @@ WITH {DAY_LINE}, {NEARBY}, choice AS (
            ELSE {K.SUSPENSE}
          END,
          CASE WHEN class = {C.NONE} AND kind <> 'FEE' THEN cast(:bank AS text) ELSE :source END,
-         {_IS_AUTOMATIC} OR class = {C.CLOSING_DIFFERS} AND is_tolerated, 'LEFT_OVER', matched,
-         operation_id, order_id, account, identity,
-         currency, kind, source_reference, op, occurrence, file_id, sequence
+         {_IS_AUTOMATIC},
+         CASE class WHEN {C.STATUS_DIFFERS} THEN register_rule ELSE 'LEFT_OVER' END, matched,
+         coalesce(operation_id, registered), coalesce(order_id, registered_order), account,
+         identity, currency, kind, source_reference, op, occurrence, file_id, sequence
   FROM unmet
   UNION ALL
   SELECT 'dispute_fee', {C.NONE}, -fee, {K.DISPUTE_FEE_EXPENSE}, :source, true, 'LEFT_OVER',
@@ -265,6 +265,21 @@ SELECT :run_id,
        {C.CHAIN_BROKEN}, false, false, {K.PSP_RECEIVABLE}, {K.SUSPENSE}, :source,
        opening_minor - before_minor, currency, file_id, NULL, NULL, NULL, NULL, '', 'CHAIN'
 FROM broken
+""")
+
+# A day that should have a file and has none. Where balances show it too, that is enough.
+MISSING_DAY = text(f"""
+{INSERT}
+SELECT :run_id,
+       paymesh_id(NULL, 'settlement_finding', :source, 'missing_day', cast(:day AS text)),
+       {C.CHAIN_BROKEN}, false, false, {K.PSP_RECEIVABLE}, {K.SUSPENSE}, :source, 0, currency,
+       file_id, NULL, NULL, NULL, NULL, '', 'DAY_MISSING ' || cast(:missing_day AS date)
+FROM statement
+WHERE source = :source AND settlement_date = :day AND is_current AND NOT EXISTS (
+  SELECT FROM run_finding WHERE run_id = :run_id AND class = {C.CHAIN_BROKEN}
+)
+ORDER BY currency, file_id, number
+LIMIT 1
 """)
 
 # A transfer that is not the sum of the lines that name it. It moves nothing of its own.

@@ -200,7 +200,7 @@ WITH {DAY_LINE}, booked AS (
   SELECT currency, sum(amount_minor) AS amount
   FROM run_finding
   WHERE run_id = :run_id AND NOT is_posted AND NOT on_ledger_side
-    AND class NOT IN ({C.CHAIN_BROKEN}, {C.PAYOUT_DIFFERS}) AND rule <> 'EQUATION'
+    AND class NOT IN ({C.CHAIN_BROKEN}, {C.PAYOUT_DIFFERS}, {C.CLOSING_DIFFERS})
   GROUP BY currency
 ), told AS (
   SELECT currency,

@@ -2,16 +2,13 @@
 
 from __future__ import annotations
 
-import uuid
 from collections import Counter
-from typing import TYPE_CHECKING
 
 import pytest
 from paymesh.ledger.v1 import ledger_service_pb2 as ledger_pb
 from paymesh.reconciliation.v1 import reconciliation_service_pb2 as pb
 
-from mesh import ids
-from tests.support.reconciliation import DAY, DayFile, reference
+from tests.support.reconciliation import DayFile, reference
 from tests.support.reconciliation_world import (
     BANK,
     FEES,
@@ -22,9 +19,6 @@ from tests.support.reconciliation_world import (
     class_of,
     counts,
 )
-
-if TYPE_CHECKING:
-    pass
 
 
 # The ledger's captures are of now, and the files of this day: nothing is missing by then.
@@ -146,48 +140,6 @@ async def test_class_3_in_file_unknown_to_us(world: World) -> None:
     assert world.booked() == 2
     # What a run found is not rewritten by a later one.
     assert [one.break_id for one in await world.breaks(run)] == [found.break_id]
-
-
-async def test_class_14_ours_and_settled_though_not_booked(world: World) -> None:
-    cells = charge_cells()
-    run = await world.day(DayFile().line(250, 10, **cells))
-    [found] = await world.breaks(run)
-    assert class_of(found) == pb.BREAK_CLASS_STATUS_DIFFERS
-    assert (found.operation_id, found.order_id) == (cells["operation_id"], cells["order_id"])
-    assert await world.balance(SUSPENSE) == 240
-    assert await world.run() == run
-    assert world.booked() == 1
-
-    evidence = await world.reconciliation.FindSettlementLines(
-        pb.FindSettlementLinesRequest(operation_ids=[cells["operation_id"]])
-    )
-    assert [line.journal_id for line in evidence.lines] == [""]
-
-    await world.capture(250, 10, cells=cells)
-    # The next night finds it, whichever day it asks for.
-    next_day = await world.day(DayFile(240, day="2026-02-01"), "2026-02-01")
-    assert next_day.state == pb.RUN_STATE_BALANCED
-    runs = await world.reconciliation.ListRuns(
-        pb.ListRunsRequest(source=world.source, settlement_date=DAY)
-    )
-    assert [(one.version, one.state) for one in runs.runs] == [
-        (2, pb.RUN_STATE_BALANCED),
-        (1, pb.RUN_STATE_EXPLAINED),
-    ]
-    assert await world.balance(SUSPENSE) == 0
-    assert await world.balance(RECEIVABLE) == 240
-    assert (await world.breaks())[0].state == pb.BREAK_STATE_CLEARED
-    await world.assert_sums_to_zero()
-    evidence = await world.reconciliation.FindSettlementLines(
-        pb.FindSettlementLinesRequest(operation_ids=[cells["operation_id"]])
-    )
-    journal_id = ids.journal_id("capture", uuid.UUID(cells["operation_id"])).hex
-    assert [line.journal_id for line in evidence.lines] == [journal_id]
-
-
-async def test_an_operation_that_is_not_named_by_its_own_key_is_not_ours(world: World) -> None:
-    run = await world.day(DayFile().line(250, **charge_cells(idempotency_key=uuid.uuid4().hex)))
-    assert counts(run) == {pb.BREAK_CLASS_UNKNOWN_TO_US: 1}
 
 
 async def test_class_4_the_amount_differs(world: World) -> None:
@@ -343,43 +295,6 @@ async def test_other_kinds_of_lines(world: World, kind: str, class_: int, state:
     run = await world.day(DayFile(1000).line(-70, 0, kind=kind, psp_reference=reference()))
     [found] = await world.breaks(run)
     assert (class_of(found), found.state, found.amount_minor) == (class_, state, -70)
-    assert (run.state, run.balances[0].difference_minor) == (pb.RUN_STATE_EXPLAINED, 0)
-
-
-async def test_class_24_a_rounding_that_belongs_to_no_charge_is_booked_within_the_tolerance(
-    world: World,
-) -> None:
-    world.source = world.source.replace("psp", "fees")  # tolerance 2
-    charge = reference()
-    file = (
-        DayFile(1000)
-        .line(-2, 0, kind="ADJUSTMENT", psp_reference=reference())
-        .line(-3, 0, kind="ADJUSTMENT", psp_reference=reference())
-        .line(1, 0, kind="ADJUSTMENT", psp_reference=reference(), related_psp_reference=charge)
-    )
-    run = await world.day(file)
-    found = {one.amount_minor: (class_of(one), one.state) for one in await world.breaks(run)}
-    assert found == {
-        -2: (pb.BREAK_CLASS_CLOSING_DIFFERS, pb.BREAK_STATE_RESOLVED),
-        -3: (pb.BREAK_CLASS_UNKNOWN_TO_US, pb.BREAK_STATE_POSTED),
-        1: (pb.BREAK_CLASS_UNKNOWN_TO_US, pb.BREAK_STATE_POSTED),
-    }
-    assert await world.balance(ledger_pb.ACCOUNT_KIND_ROUNDING) == 2
-    assert (run.state, run.balances[0].difference_minor) == (pb.RUN_STATE_EXPLAINED, 0)
-    assert await world.run() == run
-    assert world.booked() == 3
-    await world.assert_sums_to_zero()
-
-
-async def test_roundings_that_are_too_many_for_a_day_wait(world: World) -> None:
-    world.source = world.source.replace("psp", "fees")  # tolerance 2
-    file = DayFile(1000)
-    for amount in (2, -2):
-        file.line(amount, 0, kind="ADJUSTMENT", psp_reference=reference())
-    run = await world.day(file)
-    found = [(class_of(one), one.state) for one in await world.breaks(run)]
-    assert found == [(pb.BREAK_CLASS_CLOSING_DIFFERS, pb.BREAK_STATE_OPEN)] * 2
-    assert world.booked() == 0
     assert (run.state, run.balances[0].difference_minor) == (pb.RUN_STATE_EXPLAINED, 0)
 
 
