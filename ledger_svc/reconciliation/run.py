@@ -81,6 +81,7 @@ async def reconcile(database: Database, name: str, source: Source, day: date) ->
             str(inputs.captures),
             str(inputs.met),
             str(inputs.nameless),
+            str(inputs.registered),
             str(inputs.decisions),
             str(inputs.transfers),
             source.model_dump_json(),

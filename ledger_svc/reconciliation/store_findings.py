@@ -12,7 +12,14 @@ from sqlalchemy import text
 
 from ledger_svc.domain import AccountKind
 from ledger_svc.reconciliation.domain import BreakClass as C
-from ledger_svc.reconciliation.store_match import CAPTURE_ENTRY, DAY_LINE, FEE_ENTRY, NEARBY
+from ledger_svc.reconciliation.store_match import (
+    CAPTURE_ENTRY,
+    DAY_LINE,
+    FEE_ENTRY,
+    NEARBY,
+    REGISTER_RULE,
+    REGISTERED,
+)
 
 K = AccountKind
 
@@ -22,10 +29,6 @@ INSERT INTO run_finding (
   amount_minor, currency, file_id, sequence, journal_id, operation_id, order_id, psp_reference,
   rule
 )
-"""
-
-_OURS = """
-line.idempotency_key = translate(paymesh_id(left(op, 12), 'psp_key', op, '0')::text, '-', '')
 """
 
 # Of the lines that no capture is matched with: is another one for the same charge?
@@ -57,7 +60,7 @@ AUTOMATIC = (
 _IS_AUTOMATIC = f"class IN ({', '.join(str(int(one)) for one in AUTOMATIC)})"
 
 LINES = text(f"""
-WITH {DAY_LINE}, {NEARBY}, choice AS (
+WITH {DAY_LINE}, {REGISTERED}, {NEARBY}, choice AS (
   SELECT currency, amount_minor, count(*) AS journals FROM near GROUP BY currency, amount_minor
 ), line AS MATERIALIZED (
   SELECT d.*, m.journal_id AS matched, m.rule,
@@ -95,12 +98,13 @@ WITH {DAY_LINE}, {NEARBY}, choice AS (
   FROM met
   WHERE class IS DISTINCT FROM {C.CURRENCY_DIFFERS} AND fee <> booked_fee
 ), unmet AS (
-  SELECT line.*,
+  SELECT line.*, r.operation_id AS registered, r.order_id AS registered_order,
+         {REGISTER_RULE} AS register_rule,
          CASE
            WHEN kind = 'CHARGE' THEN
              CASE
                WHEN {_IS_DUPLICATE} THEN {C.DUPLICATE_IN_FILE}
-               WHEN {_OURS} THEN {C.STATUS_DIFFERS}
+               WHEN r.operation_id IS NOT NULL THEN {C.STATUS_DIFFERS}
                WHEN choice.journals > 0 AND op IS NULL AND line.order_id IS NULL
                  THEN {C.AMBIGUOUS}
                ELSE {C.UNKNOWN_TO_US}
@@ -117,6 +121,7 @@ WITH {DAY_LINE}, {NEARBY}, choice AS (
            ELSE {C.UNKNOWN_TO_US}
          END AS class
   FROM line
+  LEFT JOIN registered AS r ON r.file_id = line.file_id AND r.sequence = line.sequence
   LEFT JOIN choice ON choice.currency = line.currency AND choice.amount_minor = line.gross
   WHERE line.matched IS NULL
 ), found AS (
@@ -146,8 +151,10 @@ WITH {DAY_LINE}, {NEARBY}, choice AS (
            ELSE {K.SUSPENSE}
          END,
          CASE WHEN class = {C.NONE} AND kind <> 'FEE' THEN cast(:bank AS text) ELSE :source END,
-         {_IS_AUTOMATIC}, 'LEFT_OVER', matched, operation_id, order_id, account, identity,
-         currency, kind, source_reference, op, occurrence, file_id, sequence
+         {_IS_AUTOMATIC},
+         CASE class WHEN {C.STATUS_DIFFERS} THEN register_rule ELSE 'LEFT_OVER' END, matched,
+         coalesce(operation_id, registered), coalesce(order_id, registered_order), account,
+         identity, currency, kind, source_reference, op, occurrence, file_id, sequence
   FROM unmet
   UNION ALL
   SELECT 'dispute_fee', {C.NONE}, -fee, {K.DISPUTE_FEE_EXPENSE}, :source, true, 'LEFT_OVER',

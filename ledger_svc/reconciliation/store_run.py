@@ -21,7 +21,7 @@ from ledger_svc.reconciliation.domain import (
     Run,
     RunState,
 )
-from ledger_svc.reconciliation.store_match import DAY_LINE
+from ledger_svc.reconciliation.store_match import DAY_LINE, REGISTER_RULE, REGISTERED
 
 Before: TypeAlias = tuple[datetime, UUID] | None
 """A list goes on with what is older than this (create_time, id); None: from the start."""
@@ -40,6 +40,8 @@ class Inputs(NamedTuple):
     """Lines whose capture is there; more when one comes late."""
     nameless: int
     """Captures around the day of which the ledger knows no PSP reference."""
+    registered: int
+    """What the register says of lines' operations that are in no journal: a sum of hashes."""
     decisions: int
     """What operators decided about breaks of the day."""
     transfers: int
@@ -76,7 +78,7 @@ ORDER BY file_id
 
 # Nothing here looks at matches or breaks: a run must not change its own inputs.
 _INPUTS = text(f"""
-WITH {DAY_LINE}, capture AS MATERIALIZED (
+WITH {DAY_LINE}, {REGISTERED}, capture AS MATERIALIZED (
   SELECT j.psp_reference, e.create_time
   FROM entry AS e JOIN journal AS j ON j.journal_id = e.journal_id AND j.kind = 1
   WHERE e.account_kind = 1 AND e.owner_id = '' AND e.source = :source AND e.direction = 1
@@ -105,6 +107,8 @@ SELECT (SELECT count(*) FROM day_line) AS lines,
         WHERE psp_reference = ''
           AND create_time >= cast(:near_from_time AS timestamptz)
           AND create_time < cast(:near_until_time AS timestamptz)) AS nameless,
+       (SELECT coalesce(sum(hashtextextended(operation_id::text, state)), 0)
+        FROM registered) AS registered,
        (SELECT count(*)
         FROM break_resolution AS r JOIN settlement_break AS b ON b.break_id = r.break_id
         WHERE b.source = :source AND b.settlement_date = :day) AS decisions,
@@ -120,17 +124,23 @@ SELECT (SELECT count(*) FROM day_line) AS lines,
         )) AS before
 """)
 
-# Days of which a line waited for its capture, and the capture came.
+# Days of which a line waited for its capture, and the capture came; or of whose operation
+# the register says something else by now.
 _LATE_DAYS = text(f"""
 SELECT DISTINCT b.settlement_date
 FROM settlement_break AS b
-JOIN settlement_line AS l ON l.file_id = b.file_id AND l.sequence = b.sequence
 WHERE b.source = :source AND b.settlement_date <> :day AND NOT b.on_ledger_side
   AND b.state IN ({BreakState.OPEN}, {BreakState.POSTED}, {BreakState.SUGGESTED})
   AND b.class IN ({BreakClass.UNKNOWN_TO_US}, {BreakClass.STATUS_DIFFERS})
-  AND EXISTS (
-    SELECT FROM journal AS j
-    WHERE j.journal_id = paymesh_journal_id('capture', l.operation_id, 0)
+  AND (
+    EXISTS (
+      SELECT FROM journal AS j
+      WHERE j.journal_id = paymesh_journal_id('capture', b.operation_id, 0)
+    )
+    OR EXISTS (
+      SELECT FROM operation_register AS r
+      WHERE r.operation_id = b.operation_id AND b.rule <> {REGISTER_RULE}
+    )
   )
 ORDER BY b.settlement_date
 """)

@@ -44,13 +44,13 @@ def reconciled(mesh: RunningMesh, day: str) -> reconciliation_pb.Run:
         )
 
 
-def breaks(mesh: RunningMesh, run: reconciliation_pb.Run) -> dict[str, tuple[int, int]]:
-    """Class and state by order, of all that any run found and that stands."""
+def breaks(mesh: RunningMesh) -> dict[str, tuple[int, int, str]]:
+    """Class, state and rule by order, of all that any run found."""
     with mesh.new_channel("ledger") as channel:
         listed = ReconciliationServiceStub(channel).ListBreaks(
             reconciliation_pb.ListBreaksRequest(source=SOURCE), timeout=20
         )
-    return {one.order_id: (getattr(one, "class"), one.state) for one in listed.breaks}
+    return {one.order_id: (getattr(one, "class"), one.state, one.rule) for one in listed.breaks}
 
 
 def order_of(payment: pb.Payment) -> str:
@@ -72,17 +72,22 @@ def test_a_night_explains_what_the_tokens_did_on_purpose(mesh: RunningMesh) -> N
         )
     }
     silent, wrong = paid["tok_silent"], paid["tok_wrong_amount"]
+    declined = paid["tok_declined"]
     for payment in paid.values():
         if payment is not silent:
             mesh.rested(payment.payment_id)
 
     with mesh.new_channel("psp_stub") as channel:
-        closed = PspStubControlServiceStub(channel).CloseDay(stub_pb.CloseDayRequest(), timeout=60)
+        control = PspStubControlServiceStub(channel)
+        control.SeedFault(
+            stub_pb.SeedFaultRequest(kind=stub_pb.STUB_FAULT_KIND_DECLINED_SETTLED, count=1)
+        )
+        closed = control.CloseDay(stub_pb.CloseDayRequest(), timeout=60)
     day = closed.day.settlement_date
     first = reconciled(mesh, day)
     assert first.state == reconciliation_pb.RUN_STATE_EXPLAINED
     assert [one.difference_minor for one in first.balances] == [0]
-    assert breaks(mesh, first).keys() == {order_of(silent), order_of(wrong)}
+    assert breaks(mesh).keys() == {order_of(silent), order_of(wrong), order_of(declined)}
 
     # The file is the arbiter of what the PSP never told.
     eventually(
@@ -92,25 +97,39 @@ def test_a_night_explains_what_the_tokens_did_on_purpose(mesh: RunningMesh) -> N
     assert told.orders[0].operations[0].source == pb.EVIDENCE_SOURCE_SETTLEMENT_FILE
     second = reconciled(mesh, day)
     assert second.version == first.version + 1
-    found = breaks(mesh, second)
+    found = breaks(mesh)
     assert found[order_of(silent)][1] == reconciliation_pb.BREAK_STATE_CLEARED
     assert found[order_of(wrong)] == (
         reconciliation_pb.BREAK_CLASS_STATUS_DIFFERS,
         reconciliation_pb.BREAK_STATE_POSTED,
+        "REGISTER_PARKED",
     )
+    assert found[order_of(declined)] == (
+        reconciliation_pb.BREAK_CLASS_STATUS_DIFFERS,
+        reconciliation_pb.BREAK_STATE_POSTED,
+        "REGISTER_DECLINED",
+    )
+    # What was declined is never driven again, whatever a file says.
+    assert mesh.get(declined.payment_id).state == pb.PAYMENT_STATE_FAILED
     assert reconciled(mesh, day).run_id == second.run_id
 
-    # What sits in suspense is what the wrong amount left there, and nothing else.
+    # What sits in suspense is what the wrong amount and the declined one left there, and
+    # nothing else.
     suspense = ledger_pb.Account(kind=ledger_pb.ACCOUNT_KIND_SUSPENSE, source=SOURCE)
     ((net,),) = mesh.ask(
         "psp_stub",
         "SELECT amount_minor - fee_minor FROM truth WHERE order_id = %s::uuid",
         order_of(wrong),
     )
+    ((settled,),) = mesh.ask(
+        "ledger",
+        "SELECT sum(amount_minor) FROM settlement_line WHERE order_id = %s::uuid",
+        order_of(declined),
+    )
     balance = mesh.ledger.GetBalance(
         ledger_pb.GetBalanceRequest(account=suspense, currency_code="EUR")
     )
-    assert balance.balance_minor == net
+    assert balance.balance_minor == int(str(net)) + int(str(settled))
     rows = mesh.ledger.GetTrialBalance(ledger_pb.GetTrialBalanceRequest()).rows
     assert sum(row.debit_minor for row in rows) == sum(row.credit_minor for row in rows)
 

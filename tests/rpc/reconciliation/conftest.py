@@ -12,8 +12,6 @@ import grpc
 import psycopg
 import pytest
 import pytest_asyncio
-from paymesh.ledger.v1.ledger_posting_service_pb2_grpc import LedgerPostingServiceStub
-from paymesh.ledger.v1.ledger_service_pb2_grpc import LedgerServiceStub
 from paymesh.reconciliation.v1.reconciliation_service_pb2_grpc import ReconciliationServiceStub
 
 from ledger_svc.config import Settings
@@ -25,8 +23,6 @@ from tests.support.reconciliation_world import World
 from tests.support.serving import serving
 
 if TYPE_CHECKING:
-    from paymesh.ledger.v1.ledger_posting_service_pb2_grpc import LedgerPostingServiceAsyncStub
-    from paymesh.ledger.v1.ledger_service_pb2_grpc import LedgerServiceAsyncStub
     from paymesh.reconciliation.v1.reconciliation_service_pb2_grpc import (
         ReconciliationServiceAsyncStub,
     )
@@ -106,16 +102,6 @@ def reconciliation(channel: grpc.aio.Channel) -> ReconciliationServiceAsyncStub:
 
 
 @pytest.fixture
-def ledger(channel: grpc.aio.Channel) -> LedgerServiceAsyncStub:
-    return LedgerServiceStub(channel)
-
-
-@pytest.fixture
-def postings(channel: grpc.aio.Channel) -> LedgerPostingServiceAsyncStub:
-    return LedgerPostingServiceStub(channel)
-
-
-@pytest.fixture
 def psp() -> str:
     """A PSP that no other test uses; accounts acct-1 and acct-2, pays out to its bank."""
     return f"psp-{next(_used)}"
@@ -129,11 +115,5 @@ def sql(databases: dict[str, str]) -> Iterator[psycopg.Connection[tuple[Any, ...
 
 
 @pytest.fixture
-def world(
-    psp: str,
-    reconciliation: ReconciliationServiceAsyncStub,
-    ledger: LedgerServiceAsyncStub,
-    postings: LedgerPostingServiceAsyncStub,
-    sql: psycopg.Connection[tuple[Any, ...]],
-) -> World:
-    return World(psp, reconciliation, ledger, postings, sql)
+def world(psp: str, channel: grpc.aio.Channel, sql: psycopg.Connection[tuple[Any, ...]]) -> World:
+    return World(psp, channel, sql)

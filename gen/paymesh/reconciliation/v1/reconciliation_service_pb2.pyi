@@ -88,7 +88,9 @@ class _BreakClassEnumTypeWrapper(_enum_type_wrapper._EnumTypeWrapper[_BreakClass
     BREAK_CLASS_BANK_LINE_WITHOUT_PAYOUT: _BreakClass.ValueType  # 13
     """The bank has a line, and no payout explains it."""
     BREAK_CLASS_STATUS_DIFFERS: _BreakClass.ValueType  # 14
-    """The PSP settled an operation that is ours and that the ledger does not have."""
+    """The PSP settled an operation that ended without a capture at our side, or waits:
+    the break's rule names what the register of operations says.
+    """
     BREAK_CLASS_REVERSAL_OR_RETURN: _BreakClass.ValueType  # 15
     """A reversal or return."""
     BREAK_CLASS_ARITHMETIC_BROKEN: _BreakClass.ValueType  # 16
@@ -146,7 +148,9 @@ BREAK_CLASS_PAYOUT_WITHOUT_BANK_LINE: BreakClass.ValueType  # 12
 BREAK_CLASS_BANK_LINE_WITHOUT_PAYOUT: BreakClass.ValueType  # 13
 """The bank has a line, and no payout explains it."""
 BREAK_CLASS_STATUS_DIFFERS: BreakClass.ValueType  # 14
-"""The PSP settled an operation that is ours and that the ledger does not have."""
+"""The PSP settled an operation that ended without a capture at our side, or waits:
+the break's rule names what the register of operations says.
+"""
 BREAK_CLASS_REVERSAL_OR_RETURN: BreakClass.ValueType  # 15
 """A reversal or return."""
 BREAK_CLASS_ARITHMETIC_BROKEN: BreakClass.ValueType  # 16
@@ -1224,7 +1228,10 @@ class Break(_message.Message):
     age_days: _builtins.int
     """Whole days since it was first seen."""
     rule: _builtins.str
-    """The rule that found it."""
+    """The rule that found it. Of STATUS_DIFFERS what the register of operations says:
+    REGISTER_DECLINED, REGISTER_UNKNOWN, REGISTER_PARKED, REGISTER_PENDING or
+    REGISTER_CAPTURED.
+    """
     file_id: _builtins.str
     """The file, 32 lower-case hex digits; empty for what is in no file."""
     file_sha256: _builtins.str
