@@ -86,9 +86,10 @@ def make_day(rig: LedgerRig, orders: int) -> MadeDay:
                 order.fee_minor,
                 order.create_time.isoformat(),
                 order.psp_reference,
+                order.differs,
             )
             for order in _orders(orders)
-            if order.differs not in {pb.BREAK_CLASS_STATUS_DIFFERS, pb.BREAK_CLASS_UNKNOWN_TO_US}
+            if order.differs != pb.BREAK_CLASS_UNKNOWN_TO_US
         )
     with rig.connect() as connection:
         _load(connection, made, orders)
@@ -191,16 +192,27 @@ def _write(file: Path, rows: Path, orders: int) -> int:
     return count + 1  # the transfer
 
 
+# Not captured as far as we know, and told to the register: that is class 14.
+_WAITS = pb.BREAK_CLASS_STATUS_DIFFERS
+_REGISTER = """
+INSERT INTO operation_register (
+  operation_id, order_id, payment_id, amount_minor, version, kind, state, currency, reason,
+  psp_reference
+)
+SELECT operation_id, order_id, order_id, amount_minor, 1, 1, 2, 'EUR', '', ''
+FROM made WHERE differs = %(waits)s
+"""
 _MAKE = """
 CREATE UNLOGGED TABLE made (
   number bigint PRIMARY KEY, order_id uuid, operation_id uuid, capture_id uuid, fee_id uuid,
-  amount_minor bigint, fee_minor bigint, create_time timestamptz, psp_reference text
+  amount_minor bigint, fee_minor bigint, create_time timestamptz, psp_reference text,
+  differs smallint
 )
 """
 # Both journals of a capture with all their entries, as PostCaptures books them.
 _LOAD = """
 WITH part AS MATERIALIZED (
-  SELECT * FROM made WHERE number >= %(first)s AND number < %(last)s
+  SELECT * FROM made WHERE number >= %(first)s AND number < %(last)s AND differs <> %(waits)s
 ), captured AS (
   INSERT INTO journal (
     journal_id, kind, operation_id, revision, order_id, psp_reference, line_count, create_time
@@ -235,7 +247,10 @@ def _load(connection: psycopg.Connection[tuple[object, ...]], made: Path, orders
             copy.write(block)
     connection.execute("SET lock_timeout = 0")
     for first in range(0, orders, _BATCH):
-        connection.execute(_LOAD, {"first": first, "last": first + _BATCH, "source": PSP})
+        connection.execute(
+            _LOAD, {"first": first, "last": first + _BATCH, "source": PSP, "waits": _WAITS}
+        )
+    connection.execute(_REGISTER, {"waits": _WAITS})
     connection.execute("DROP TABLE made")
     # As autovacuum has done by the night.
     connection.execute("VACUUM (ANALYZE) journal, entry")

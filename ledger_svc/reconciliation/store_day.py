@@ -5,6 +5,7 @@ id; a million lines would take minutes. What is in them, in their order:
 
 day_line: the lines that count. Of a PSP's also the capture that their operation names
     (capture_*), and what its fee journal says (told_fee_*), from the entries.
+registered: what the register says of lines without such a capture.
 open_capture: the captures at the source that no line is matched with after the first pass.
 open_line: the CHARGE lines that no capture is matched with after the first pass.
 matched: the lines that are matched after all passes, and what the ledger booked for them,
@@ -86,13 +87,42 @@ CROSS JOIN {CAPTURE_ENTRY.format(journal_id="paymesh_journal_id('capture', l.ope
 LEFT JOIN {FEE_ENTRY.format(operation_id="l.operation_id", revision="0")} ON true
 WHERE d.ctid = l.place AND e.account_kind = 1 AND e.source = :source
 """)
+_ANALYZE_DAY_LINE = text("ANALYZE day_line")
+# What the register says of a line's operation, by our id or else by the PSP's reference, as
+# long as the ledger has no capture of it: then the journal tells the rest.
+_REGISTERED = text("""
+CREATE TEMPORARY TABLE registered ON COMMIT DROP AS
+WITH line AS MATERIALIZED (
+  SELECT file_id, sequence, operation_id, source_reference
+  FROM day_line WHERE kind = 'CHARGE' AND capture_id IS NULL
+), named AS MATERIALIZED (
+  SELECT file_id, sequence, r.operation_id, r.order_id, r.state
+  FROM line JOIN operation_register AS r ON r.operation_id = line.operation_id
+  UNION ALL
+  SELECT file_id, sequence, r.operation_id, r.order_id, r.state
+  FROM line JOIN operation_register AS r ON r.psp_reference = line.source_reference
+  WHERE line.operation_id IS NULL AND r.psp_reference <> ''
+)
+SELECT DISTINCT ON (file_id, sequence) *
+FROM named
+WHERE NOT EXISTS (
+  SELECT FROM journal AS j
+  WHERE j.journal_id = paymesh_journal_id('capture', named.operation_id, 0)
+)
+ORDER BY file_id, sequence, operation_id
+""")
 _BANK_DAY_LINE = text(f"""
 CREATE TEMPORARY TABLE day_line ON COMMIT DROP AS
 SELECT l.*, s.account, s.identity, f.create_time AS came {_FROM}
 """)
-_ANALYZE_DAY_LINE = text("ANALYZE day_line")
 
-BEGIN_PSP: Sequence[TextClause] = (_SETTINGS, _PSP_DAY_LINE, _PSP_LATE, _ANALYZE_DAY_LINE)
+BEGIN_PSP: Sequence[TextClause] = (
+    _SETTINGS,
+    _PSP_DAY_LINE,
+    _PSP_LATE,
+    _ANALYZE_DAY_LINE,
+    _REGISTERED,
+)
 BEGIN_BANK: Sequence[TextClause] = (_SETTINGS, _BANK_DAY_LINE, _ANALYZE_DAY_LINE)
 """What begins a run, before its inputs are read."""
 

@@ -13,7 +13,7 @@ from sqlalchemy import text
 from ledger_svc.domain import AccountKind
 from ledger_svc.reconciliation.domain import BreakClass as C
 from ledger_svc.reconciliation.store_day import CAPTURE_ENTRY, FEE_ENTRY
-from ledger_svc.reconciliation.store_match import NEARBY, REGISTER_RULE, REGISTERED
+from ledger_svc.reconciliation.store_match import NEARBY, REGISTER_RULE
 
 K = AccountKind
 
@@ -54,7 +54,7 @@ AUTOMATIC = (
 _IS_AUTOMATIC = f"class IN ({', '.join(str(int(one)) for one in AUTOMATIC)})"
 
 LINES = text(f"""
-WITH {REGISTERED}, {NEARBY}, choice AS (
+WITH {NEARBY}, choice AS (
   SELECT currency, amount_minor, count(*) AS journals FROM near GROUP BY currency, amount_minor
 ), told AS MATERIALIZED (
   SELECT d.*, m.journal_id AS matched, m.rule, m.booked_currency, m.booked_minor,

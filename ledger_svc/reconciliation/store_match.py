@@ -15,28 +15,6 @@ from ledger_svc.reconciliation import store_day
 from ledger_svc.reconciliation.store_day import CAPTURE_ENTRY
 from ledger_svc.register import RegisterState
 
-# What the register says of a line's operation, by our id or else by the PSP's reference, as
-# long as the ledger has no capture of it: then the journal tells the rest.
-REGISTERED = """
-registered AS MATERIALIZED (
-  SELECT DISTINCT ON (file_id, sequence) file_id, sequence, r.operation_id, r.order_id, r.state
-  FROM (
-    SELECT d.file_id, d.sequence, o.operation_id
-    FROM day_line AS d JOIN operation_register AS o ON o.operation_id = d.operation_id
-    WHERE d.kind = 'CHARGE'
-    UNION ALL
-    SELECT d.file_id, d.sequence, o.operation_id
-    FROM day_line AS d JOIN operation_register AS o ON o.psp_reference = d.source_reference
-    WHERE d.kind = 'CHARGE' AND d.operation_id IS NULL AND o.psp_reference <> ''
-  ) AS named
-  JOIN operation_register AS r USING (operation_id)
-  WHERE NOT EXISTS (
-    SELECT FROM journal AS j
-    WHERE j.journal_id = paymesh_journal_id('capture', r.operation_id, 0)
-  )
-  ORDER BY file_id, sequence, r.operation_id
-)
-"""
 # The rule that names what the register says.
 REGISTER_RULE = f"""
 CASE r.state

@@ -27,7 +27,7 @@ from ledger_svc.reconciliation.domain import (
     Run,
     RunState,
 )
-from ledger_svc.reconciliation.store_match import REGISTER_RULE, REGISTERED
+from ledger_svc.reconciliation.store_match import REGISTER_RULE
 
 Before: TypeAlias = tuple[datetime, UUID] | None
 """A list goes on with what is older than this (create_time, id); None: from the start."""
@@ -107,8 +107,8 @@ _BANK_INPUTS = text(
 )
 _PSP_INPUTS = text(
     _INPUTS.format(
-        ctes=f"""
-WITH {REGISTERED}, capture AS MATERIALIZED (
+        ctes="""
+WITH capture AS MATERIALIZED (
   SELECT count(*) FILTER (
            WHERE e.create_time >= cast(:from_time AS timestamptz)
              AND e.create_time < cast(:cut_off_time AS timestamptz)
