@@ -353,6 +353,15 @@ def _assert_the_account_is_what_the_file_says(
 # --- what is told ------------------------------------------------------------------------
 
 
+_NOTES = """
+Class 22, errors that offset each other, is two of class 4 each, and a pair of class 23 leaves two
+captures of class 1. What is in no file by the fourth day has gone from class 1 to 2. Fees of no
+charge and transfers that come back are booked by rule and explain themselves. Classes 11, 12 and
+17 are of statements: one in each currency. 16, 19 and 25 are of files, each on a day of its own,
+and 18 is the right file after each, sent twice.
+"""
+
+
 def _report(nights: Nights, size: Size, bad: Counter[str]) -> str:
     """By class; what several runs find is one difference, as the last of them found it."""
     expected, missing, false = (
@@ -387,6 +396,7 @@ def _report(nights: Nights, size: Size, bad: Counter[str]) -> str:
             rows,
         )
         + "\n"
+        + _NOTES
         + table("Files", ("refused, or taken once", "files"), sorted(bad.items()))
         + "\n"
         + table("Seconds", ("", "s"), [(name, f"{s:.1f}") for name, s in nights.seconds.items()])

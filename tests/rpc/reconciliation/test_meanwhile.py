@@ -9,6 +9,7 @@ import pytest
 from paymesh.reconciliation.v1 import reconciliation_service_pb2 as pb
 
 from tests.support.databases import superuser_url
+from tests.support.eventually import eventually
 from tests.support.reconciliation import DayFile, ingest
 from tests.support.reconciliation_world import SUSPENSE, World, charge_cells, counts
 
@@ -27,8 +28,8 @@ async def test_a_capture_that_its_line_led_to_meanwhile_is_not_missing(
     with psycopg.connect(superuser_url(databases, "ledger")) as other:
         other.execute(f"LOCK TABLE {held} IN SHARE MODE".encode())
         running = asyncio.create_task(world.run(day))
-        while not other.execute("SELECT FROM pg_locks WHERE NOT granted").fetchall():
-            await asyncio.sleep(0.02)
+        waiting = "SELECT FROM pg_locks WHERE NOT granted"
+        await eventually(lambda: other.execute(waiting).fetchall(), timeout_s=30)
         await world.capture(500, 5, cells=cells)
         other.rollback()
         first = await running
