@@ -9,7 +9,7 @@ import os
 import random
 import sys
 from collections import Counter
-from collections.abc import Iterator, Mapping
+from collections.abc import Callable, Iterator, Mapping
 from dataclasses import dataclass, field
 from typing import NamedTuple
 
@@ -53,15 +53,19 @@ _POSTED = reconciliation_pb.BREAK_STATE_POSTED
 
 
 class Size(NamedTuple):
-    """payments: so many; patience_s: how long a part of the night may take."""
+    """payments: so many; patience_s: how long a part of the night may take.
+
+    parked: so many silent orders are parked before it, as after a longer day all would be.
+    """
 
     payments: int
     patience_s: float
+    parked: int = 0
 
 
 def full() -> Size:
     """The issue's, or what NIGHT_PAYMENTS says."""
-    return Size(int(os.environ.get("NIGHT_PAYMENTS", "20000")), 900)
+    return Size(int(os.environ.get("NIGHT_PAYMENTS", "20000")), 900, parked=1)
 
 
 @dataclass
@@ -70,6 +74,7 @@ class Seen:
 
     paid: Paid
     tokens: Mapping[str, str]
+    at_closing: Counter[tuple[str, int]] = field(default_factory=Counter)
     first_night: Counter[tuple[str, int, int]] = field(default_factory=Counter)
     next_night: Counter[tuple[str, int, int]] = field(default_factory=Counter)
 
@@ -103,7 +108,10 @@ def _night(nights: Nights, size: Size, capsys: pytest.CaptureFixture[str]) -> No
     paid = nights.timed("pay", lambda: pay_all(mesh, requests))
     seen = Seen(paid, {one.request_id: one.payment_method for one in requests})
     assert paid.payments.keys() == seen.tokens.keys()
-    nights.timed("rest", lambda: eventually(lambda: books.under_way() == 0, size.patience_s))
+    _wait(nights, size, "rest", lambda: books.under_way() == 0)
+    parked = (SILENT, int(pb.ORDER_STATE_PARKED))
+    _wait(nights, size, "park", lambda: books.orders()[parked] >= size.parked)
+    seen.at_closing = books.orders()
 
     day = nights.close_day()
     first = nights.timed("first night", lambda: nights.reconcile(day))
@@ -111,7 +119,7 @@ def _night(nights: Nights, size: Size, capsys: pytest.CaptureFixture[str]) -> No
     booked_by_then = books.silent_booked()
 
     # The file is the arbiter of what the PSP never told.
-    nights.timed("evidence", lambda: eventually(lambda: books.waiting() == 0, size.patience_s))
+    _wait(nights, size, "evidence", lambda: books.waiting() == 0)
     next_day = nights.close_day(later(day, 1))
     next_night = nights.timed("next night", lambda: nights.reconcile(next_day))
     second = nights.reconcile(day)
@@ -129,6 +137,10 @@ def _night(nights: Nights, size: Size, capsys: pytest.CaptureFixture[str]) -> No
     ]
     assert next_night.breaks == []
     _assert_all_books_say_the_same(nights, books, paid)
+
+
+def _wait(nights: Nights, size: Size, name: str, condition: Callable[[], bool]) -> None:
+    nights.timed(name, lambda: eventually(condition, size.patience_s, poll_s=0.25))
 
 
 def _requests(size: Size) -> list[service_pb.CreatePaymentRequest]:
@@ -213,6 +225,7 @@ def _report(nights: Nights, books: TokenBooks, size: Size, seen: Seen) -> str:
             sum(n for (of, _), n in orders.items() if of == token),
             captured.get(token, 0),
             _states(first_told, token),
+            _states(seen.at_closing, token),
             _states(orders, token),
             _breaks(seen.first_night, token),
             _breaks(seen.next_night, token),
@@ -224,7 +237,16 @@ def _report(nights: Nights, books: TokenBooks, size: Size, seen: Seen) -> str:
         table(
             f"{size.payments} payments of {orders.total()} orders; told to come again: "
             + (refusals or "none"),
-            ("token", "orders", "captured", "first told", "in the end", "first night", "next"),
+            (
+                "token",
+                "orders",
+                "captured",
+                "first told",
+                "at closing",
+                "in the end",
+                "first night",
+                "next",
+            ),
             rows,
         ),
         table(
