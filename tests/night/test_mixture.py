@@ -26,6 +26,7 @@ from psp_stub.settlement import ACCOUNT
 from tests.support.mesh import RunningMesh, started_on
 from tests.support.mixture import BANK, CAMT, Nights, Reconciled, later
 from tests.support.mixture_load import SOURCE, new_charges, random_amounts
+from tests.support.mixture_report import report
 from tests.support.mixture_truth import (
     FEE_HIGHER_BY,
     HIGHER_BY,
@@ -36,7 +37,6 @@ from tests.support.mixture_truth import (
     not_at_the_bank,
 )
 from tests.support.postgres import PostgresServer
-from tests.support.tables import table
 
 HOME = "EUR"
 SETTLE_DAYS = 3
@@ -137,7 +137,8 @@ def _mixture(nights: Nights, size: Size, capsys: pytest.CaptureFixture[str]) -> 
     bad = nights.timed("bad files", lambda: _bad_files(nights, truth, size, later(today, 4)))
 
     with capsys.disabled():
-        sys.stdout.write(_report(nights, size, bad))
+        title = f"{size.payments} payments, {size.each} faults of each kind"
+        sys.stdout.write(report(nights, f"{title}, {len(nights.compared)} runs", bad))
     assert [one.missing for one in nights.compared if one.missing] == []
     assert [one.false for one in nights.compared if one.false] == []
     assert nights.trial_balance_differs() == {}
@@ -348,57 +349,3 @@ def _assert_the_account_is_what_the_file_says(
     for currency in currencies:
         receivable = nights.balance(ledger_pb.ACCOUNT_KIND_PSP_RECEIVABLE, currency)
         assert receivable == closing[currency] - waiting[currency], currency
-
-
-# --- what is told ------------------------------------------------------------------------
-
-
-_NOTES = """
-Class 22, errors that offset each other, is two of class 4 each, and a pair of class 23 leaves two
-captures of class 1. What is in no file by the fourth day has gone from class 1 to 2. Fees of no
-charge and transfers that come back are booked by rule and explain themselves. Classes 11, 12 and
-17 are of statements: one in each currency. 16, 19 and 25 are of files, each on a day of its own,
-and 18 is the right file after each, sent twice.
-"""
-
-
-def _report(nights: Nights, size: Size, bad: Counter[str]) -> str:
-    """By class; what several runs find is one difference, as the last of them found it."""
-    expected, missing, false = (
-        {one for compared in nights.compared for one in getattr(compared, name)}
-        for name in ("expected", "missing", "false")
-    )
-    states: dict[Finding, pb.BreakState.ValueType] = {}
-    for compared in nights.compared:
-        states.update(compared.states)
-    rows = []
-    for class_ in sorted({one.class_ for one in expected | false}):
-        found_as = Counter(state for one, state in states.items() if one.class_ == class_)
-        counts = [sum(one.class_ == class_ for one in ones) for ones in (expected, missing, false)]
-        rows.append(
-            (
-                class_,
-                pb.BreakClass.Name(class_).removeprefix("BREAK_CLASS_"),
-                counts[0],
-                counts[0] - counts[1],
-                *counts[1:],
-                ", ".join(
-                    f"{count} {pb.BreakState.Name(state).removeprefix('BREAK_STATE_')}"
-                    for state, count in sorted(found_as.items())
-                ),
-            )
-        )
-    return (
-        table(
-            f"{size.payments} payments, {size.each} faults of each kind, "
-            f"{len(nights.compared)} runs",
-            ("class", "", "seeded", "found", "missing", "false", "as"),
-            rows,
-        )
-        + "\n"
-        + _NOTES
-        + table("Files", ("refused, or taken once", "files"), sorted(bad.items()))
-        + "\n"
-        + table("Seconds", ("", "s"), [(name, f"{s:.1f}") for name, s in nights.seconds.items()])
-        + "\n"
-    )
