@@ -2,24 +2,28 @@
 
 from __future__ import annotations
 
-import os
 import random
-import signal
 import time
 from collections.abc import Callable, Iterator
 
-import psycopg
 import pytest
 from paymesh.ledger.v1 import ledger_service_pb2 as ledger_pb
 from paymesh.payment.v1 import payment_service_pb2 as service_pb
 from paymesh.wallet.v1 import wallet_service_pb2 as wallet_pb
 
 from tests.support.checkout import new_checkout
+from tests.support.database_faults import (
+    cut_connections,
+    kill_postgres,
+    lose_answers,
+    pause,
+    restart_postgres,
+    start_postgres,
+)
 from tests.support.folders import open_folder
 from tests.support.load import SHORT_WAITS, Load, Told, strange_ends, without_payment
 from tests.support.mesh import SERVICES, RunningMesh, eventually, started
 from tests.support.refusals import refused
-from tests.support.truth import problems_of, unsettled
 
 RESTS_WITHIN_S = 30.0
 NOTHING_ACCEPTED = ("UNAVAILABLE", "DEPENDENCY_DOWN")
@@ -43,12 +47,12 @@ def test_killed_under_load(mesh: RunningMesh) -> None:
 
     with Load(mesh, repeat=False) as load:
         load.wait_for(40)
-        _kill_postgres(mesh)
+        kill_postgres(mesh)
         for request in [new_checkout() for _ in range(10)]:
             refusal = refused(lambda request=request: mesh.pay(request))  # type: ignore[misc]
             assert (refusal.code, refusal.reason) == NOTHING_ACCEPTED
             load.told.append(Told(request, refusals=[refusal]))
-        _start_postgres(mesh)
+        start_postgres(mesh)
         load.wait_for(40)
 
     _all_is_well(mesh, load, pids)
@@ -68,7 +72,7 @@ def test_reads_say_so_and_heal(mesh: RunningMesh) -> None:
         lambda: mesh.ledger.GetTrialBalance(ledger_pb.GetTrialBalanceRequest()),
         lambda: mesh.ledger.ListJournals(ledger_pb.ListJournalsRequest(order_id="0" * 32)),
     ]
-    _kill_postgres(mesh)
+    kill_postgres(mesh)
     try:
         for read in reads:
             started_at = time.monotonic()
@@ -78,7 +82,7 @@ def test_reads_say_so_and_heal(mesh: RunningMesh) -> None:
             assert "postgresql://" not in refusal.everything
             assert time.monotonic() - started_at < 5
     finally:
-        _start_postgres(mesh)
+        start_postgres(mesh)
 
     for read in reads[1:]:
         read()
@@ -91,7 +95,7 @@ def test_connections_are_cut_under_load(mesh: RunningMesh) -> None:
     with Load(mesh, repeat=False) as load:
         for _ in range(12):
             load.wait_for(8)
-            _cut_connections(mesh)
+            cut_connections(mesh)
         load.wait_for(20)
 
     _all_is_well(mesh, load, pids)
@@ -105,7 +109,7 @@ def test_commits_whose_answers_are_lost(mesh: RunningMesh) -> None:
     with Load(mesh, repeat=False) as load:
         for _ in range(5):
             load.wait_for(8)
-            _lose_answers(mesh)
+            lose_answers(mesh)
         load.wait_for(20)
 
     _all_is_well(mesh, load, pids)
@@ -117,11 +121,11 @@ def test_commits_whose_answers_are_lost(mesh: RunningMesh) -> None:
 def test_all_faults_at_random_for_a_minute(mesh: RunningMesh, seed: int) -> None:
     chance = random.Random(seed)
     faults: list[Callable[[], None]] = [
-        lambda: _restart_postgres(mesh, chance.uniform(0, 2)),
-        lambda: _cut_connections(mesh),
-        lambda: _lose_answers(mesh),
+        lambda: restart_postgres(mesh, chance.uniform(0, 2)),
+        lambda: cut_connections(mesh),
+        lambda: lose_answers(mesh),
         lambda: mesh.supervisor.restart(chance.choice(SERVICES)),
-        lambda: _pause(mesh, chance.choice(SERVICES), chance.uniform(0.1, 2.5)),
+        lambda: pause(mesh, chance.choice(SERVICES), chance.uniform(0.1, 2.5)),
     ]
     until = time.monotonic() + 60
 
@@ -157,78 +161,6 @@ def _all_is_well(mesh: RunningMesh, load: Load, pids: dict[str, int]) -> None:
 
 
 def _books_agree(mesh: RunningMesh, load: Load) -> None:
-    eventually(lambda: not unsettled(mesh.databases), RESTS_WITHIN_S)
+    eventually(lambda: not mesh.unsettled(), RESTS_WITHIN_S)
     assert strange_ends(mesh) == []
-    assert problems_of(mesh.databases, load.acknowledged()) == []
-
-
-def _kill_postgres(mesh: RunningMesh) -> None:
-    pid = mesh.supervisor.postgres_pid
-    assert pid is not None
-    os.kill(pid, signal.SIGKILL)
-    eventually(lambda: mesh.supervisor.postgres_pid is None)
-
-
-def _start_postgres(mesh: RunningMesh) -> None:
-    """The supervisor does that by itself, when it is polled."""
-
-    def serves() -> bool:
-        mesh.supervisor.poll()
-        return mesh.supervisor.postgres_pid is not None
-
-    eventually(serves)
-
-
-def _restart_postgres(mesh: RunningMesh, away_s: float) -> None:
-    _kill_postgres(mesh)
-    time.sleep(away_s)
-    _start_postgres(mesh)
-
-
-def _pause(mesh: RunningMesh, service: str, seconds: float) -> None:
-    pid = mesh.supervisor.pid(service)
-    os.kill(pid, signal.SIGSTOP)
-    try:
-        time.sleep(seconds)
-    finally:
-        os.kill(pid, signal.SIGCONT)
-
-
-def _lose_answers(mesh: RunningMesh) -> None:
-    """Cuts connections whose COMMIT is done and not answered yet."""
-    _configure(mesh, "SET synchronous_standby_names = 'ghost'")
-    eventually(lambda: _hanging(mesh) > 0)
-    # Let some more come and wait.
-    time.sleep(0.1)
-    _cut_connections(mesh)
-    _configure(mesh, "RESET synchronous_standby_names")
-
-
-def _cut_connections(mesh: RunningMesh) -> None:
-    _admin(
-        mesh,
-        "SELECT pg_terminate_backend(pid) FROM pg_stat_activity"
-        " WHERE backend_type = 'client backend' AND pid <> pg_backend_pid()"
-        " AND usename LIKE '%\\_app'",
-    )
-
-
-def _hanging(mesh: RunningMesh) -> int:
-    """How many commits of payment_svc wait for the standby."""
-    return mesh.count(
-        "admin",
-        "SELECT count(*) FROM pg_stat_activity"
-        " WHERE wait_event = 'SyncRep' AND datname = 'paymesh_payment'",
-    )
-
-
-def _configure(mesh: RunningMesh, change: str) -> None:
-    _admin(mesh, f"ALTER SYSTEM {change}")
-    _admin(mesh, "SELECT pg_reload_conf()")
-
-
-def _admin(mesh: RunningMesh, statement: str) -> None:
-    with psycopg.connect(mesh.databases["admin"], autocommit=True) as connection:
-        # Ours must not wait for a standby.
-        connection.execute("SET synchronous_commit = local")
-        connection.execute(statement.encode())
+    assert mesh.violations(load.history()) == []

@@ -9,35 +9,23 @@ import signal
 import subprocess
 import time
 from collections.abc import Iterator
-from contextlib import ExitStack, contextmanager, suppress
 from pathlib import Path
 
 import psycopg
 import pytest
 
-from tests.faults.test_database_goes_away import (
-    NOT_KNOWN,
-    NOTHING_ACCEPTED,
-    _all_is_well,
-    _restart_postgres,
-    _start_postgres,
-)
+from tests.faults.test_database_goes_away import NOT_KNOWN, NOTHING_ACCEPTED, _all_is_well
 from tests.support.checkout import new_checkout
+from tests.support.database_faults import (
+    all_connections_taken,
+    disk_full,
+    restart_postgres,
+    start_postgres,
+)
 from tests.support.folders import open_folder
 from tests.support.load import SHORT_WAITS, Load
 from tests.support.mesh import SERVICES, RunningMesh, eventually, started
 from tests.support.refusals import refused
-
-_OF_SERVICES = "FROM pg_stat_activity WHERE usename LIKE '%\\_app'"
-
-# Where each service's own writes go first.
-FIRST_TABLE = {
-    "payment": "payment",
-    "executor": "operation",
-    "wallet": "movement",
-    "ledger": "journal",
-    "psp_stub": "truth",
-}
 
 
 @pytest.fixture(scope="module")
@@ -57,7 +45,7 @@ def test_killed_three_times_under_load(mesh: RunningMesh) -> None:
     with Load(mesh, repeat=False) as load:
         for away_s in (0.0, 0.5, 1.5):
             load.wait_for(30)
-            _restart_postgres(mesh, away_s)
+            restart_postgres(mesh, away_s)
         load.wait_for(30)
 
     _all_is_well(mesh, load, pids)
@@ -74,7 +62,7 @@ def test_stopped_by_command_and_started_again(mesh: RunningMesh, how: signal.Sig
         assert pid is not None
         os.kill(pid, how)
         eventually(lambda: mesh.supervisor.postgres_pid is None)
-        _start_postgres(mesh)
+        start_postgres(mesh)
         load.wait_for(30)
 
     _all_is_well(mesh, load, pids)
@@ -86,7 +74,7 @@ def test_no_connection_is_left(mesh: RunningMesh) -> None:
 
     with Load(mesh, repeat=False) as load:
         load.wait_for(30)
-        with _all_connections_taken(mesh):
+        with all_connections_taken(mesh):
             refusal = refused(lambda: mesh.pay(new_checkout(), timeout_s=5))
             assert (refusal.code, refusal.reason) in (NOTHING_ACCEPTED, NOT_KNOWN)
             assert "connection" not in refusal.everything
@@ -103,7 +91,7 @@ def test_a_table_can_not_grow(mesh: RunningMesh, service: str) -> None:
 
     with Load(mesh, repeat=False) as load:
         load.wait_for(20)
-        with _disk_full(mesh, service):
+        with disk_full(mesh, service):
             if service == "payment":
                 refusal = refused(lambda: mesh.pay(new_checkout(), timeout_s=5))
                 assert (refusal.code, refusal.reason) == NOTHING_ACCEPTED
@@ -122,43 +110,10 @@ def test_the_log_can_not_be_written(mesh: RunningMesh) -> None:
         load.wait_for(30)
         _let_writes_fail(mesh)
         eventually(lambda: mesh.supervisor.postgres_pid is None, 30)
-        _start_postgres(mesh)
+        start_postgres(mesh)
         load.wait_for(30)
 
     _all_is_well(mesh, load, pids)
-
-
-@contextmanager
-def _all_connections_taken(mesh: RunningMesh) -> Iterator[None]:
-    """Every connection is somebody else's, and those of the services are cut."""
-    with ExitStack() as taken:
-        watch = taken.enter_context(psycopg.connect(mesh.databases["admin"], autocommit=True))
-        # What a service was quicker to take is cut, until none is left to take.
-        while watch.execute(f"SELECT pg_terminate_backend(pid) {_OF_SERVICES}".encode()).rowcount:
-            with suppress(psycopg.OperationalError):
-                while True:
-                    taken.enter_context(psycopg.connect(mesh.databases["admin"]))
-        yield
-
-
-@contextmanager
-def _disk_full(mesh: RunningMesh, service: str) -> Iterator[None]:
-    """What PostgreSQL says when a file can't grow, for every row that a service writes."""
-    table = FIRST_TABLE[service]
-    with psycopg.connect(mesh.databases[service], autocommit=True) as connection:
-        connection.execute(
-            "CREATE FUNCTION no_room() RETURNS trigger LANGUAGE plpgsql AS $$BEGIN RAISE"
-            " 'could not extend file' USING ERRCODE = 'disk_full'; END$$"
-        )
-        connection.execute(
-            f"CREATE TRIGGER aaa_no_room BEFORE INSERT ON {table}"
-            " FOR EACH STATEMENT EXECUTE FUNCTION no_room()".encode()
-        )
-        try:
-            yield
-        finally:
-            connection.execute(f"DROP TRIGGER aaa_no_room ON {table}".encode())
-            connection.execute("DROP FUNCTION no_room")
 
 
 def _let_writes_fail(mesh: RunningMesh) -> None:

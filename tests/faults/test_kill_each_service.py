@@ -12,7 +12,6 @@ from paymesh.payment.v1 import payment_pb2 as pb
 
 from tests.support.load import Load, strange_ends
 from tests.support.mesh import SERVICES, RunningMesh, eventually
-from tests.support.truth import problems_of, unsettled
 
 RESTS_WITHIN_S = 30.0
 """T of the promise that everything comes to rest after the faults, on a busy machine."""
@@ -123,9 +122,9 @@ def _all_is_well(mesh: RunningMesh, load: Load) -> None:
     """Everything acknowledged came to its end, once, and all books agree."""
     assert load.surprises == []
     assert all(told.payments for told in load.told)
-    eventually(lambda: not unsettled(mesh.databases), RESTS_WITHIN_S)
+    eventually(lambda: not mesh.unsettled(), RESTS_WITHIN_S)
     assert strange_ends(mesh) == []
-    assert problems_of(mesh.databases, load.acknowledged()) == []
+    assert mesh.violations(load.history()) == []
     _repeats_say_the_same(mesh, load)
 
 

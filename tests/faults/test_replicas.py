@@ -27,7 +27,6 @@ from tests.support.mesh import (
     open_channel,
 )
 from tests.support.ports import free_port
-from tests.support.truth import problems_of, unsettled
 
 RESTS_WITHIN_S = 30.0
 
@@ -149,9 +148,9 @@ def test_a_replica_that_dies_is_taken_over(mesh: RunningMesh, replica: Replica) 
 
 
 def _all_is_well(mesh: RunningMesh, *loads: Load) -> None:
-    acknowledged = [payment for load in loads for payment in load.acknowledged()]
+    history = [answer for load in loads for answer in load.history()]
     assert [surprise for load in loads for surprise in load.surprises] == []
     assert all(told.payments for load in loads for told in load.told)
-    eventually(lambda: not unsettled(mesh.databases), RESTS_WITHIN_S)
+    eventually(lambda: not mesh.unsettled(), RESTS_WITHIN_S)
     assert strange_ends(mesh) == []
-    assert problems_of(mesh.databases, acknowledged) == []
+    assert mesh.violations(history) == []

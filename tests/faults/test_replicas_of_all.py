@@ -12,7 +12,6 @@ from tests.support.checkout import new_checkout, new_order
 from tests.support.load import SHORT_WAITS, Load, strange_ends
 from tests.support.mesh import SERVICES, RunningMesh, eventually, started_on
 from tests.support.postgres import PostgresServer
-from tests.support.truth import problems_of, unsettled
 
 pytestmark = pytest.mark.timeout(120)
 
@@ -107,9 +106,9 @@ def _bytes(payment: pb.Payment) -> bytes:
 
 
 def _all_is_well(mesh: RunningMesh, *loads: Load) -> None:
-    acknowledged = [payment for load in loads for payment in load.acknowledged()]
+    history = [answer for load in loads for answer in load.history()]
     assert [surprise for load in loads for surprise in load.surprises] == []
     assert all(told.payments for load in loads for told in load.told)
-    eventually(lambda: not unsettled(mesh.databases), RESTS_WITHIN_S)
+    eventually(lambda: not mesh.unsettled(), RESTS_WITHIN_S)
     assert strange_ends(mesh) == []
-    assert problems_of(mesh.databases, acknowledged) == []
+    assert mesh.violations(history) == []

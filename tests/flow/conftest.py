@@ -7,7 +7,6 @@ from collections.abc import Iterator
 import pytest
 
 from tests.support.mesh import RunningMesh, mesh
-from tests.support.truth import problems_of
 
 __all__ = ["mesh"]
 
@@ -16,4 +15,4 @@ __all__ = ["mesh"]
 def balanced_books(mesh: RunningMesh) -> Iterator[None]:
     """After the module's tests all books of the shared mesh say the same."""
     yield
-    assert problems_of(mesh.databases) == []
+    assert mesh.violations(at_rest=False) == []

@@ -45,7 +45,6 @@ from tests.support.load import Load
 from tests.support.mesh import RunningMesh, eventually, fresh, started_on
 from tests.support.postgres import PostgresServer
 from tests.support.refusals import refusal_of
-from tests.support.truth import problems_of
 from tests.support.up_process import run
 
 SUCCEEDED = payment_pb2.ORDER_STATE_SUCCEEDED
@@ -66,7 +65,7 @@ def case(mesh: RunningMesh) -> Iterator[Case]:
     """Afterwards everything is as it should be again."""
     case = Case(mesh)
     yield case
-    assert problems_of(mesh.databases) == []
+    assert mesh.violations(at_rest=False) == []
 
 
 def paid(case: Case, token: str = "tok_ok", orders: int = 1) -> payment_pb2.Payment:
@@ -124,7 +123,7 @@ def test_under_load_nothing_is_found(mesh: RunningMesh) -> None:
             orders, checks = responses[-1].orders, checks + 1
             time.sleep(0.1)
     assert orders >= 100
-    assert problems_of(mesh.databases) == []
+    assert mesh.violations(at_rest=False) == []
 
 
 def test_what_is_parked_or_unknown_is_told_apart(case: Case) -> None:

@@ -14,11 +14,11 @@ from paymesh.payment.v1 import payment_service_pb2 as service_pb
 from paymesh.reconciliation.v1 import reconciliation_service_pb2 as reconciliation_pb
 from paymesh.reconciliation.v1.reconciliation_service_pb2_grpc import ReconciliationServiceStub
 
+from tests.faults import checker
 from tests.support.checkout import new_checkout, new_order
 from tests.support.mesh import RunningMesh, eventually, fresh, started_on
 from tests.support.postgres import PostgresServer
 from tests.support.reconciliation import DayFile, parts
-from tests.support.truth import problems_of
 
 AMOUNT = 10_000
 _days = iter(date(2026, 3, 1) + timedelta(days=number) for number in range(300))
@@ -36,7 +36,7 @@ def forgetful(postgres_server: PostgresServer) -> Iterator[RunningMesh]:
         payment_parked_poll_ms=60_000,
     ) as mesh:
         yield mesh
-        assert problems_of(mesh.databases) == []
+        assert mesh.violations(at_rest=False) == []
 
 
 def day_file() -> DayFile:
@@ -116,7 +116,7 @@ def test_what_the_psp_never_told_succeeds_once_its_file_is_there(mesh: RunningMe
     assert not watching.is_alive()
     assert seen[-1] == done
     eventually(lambda: registered(mesh, payment) == [(register_pb.REGISTER_STATE_CAPTURED, "")])
-    assert problems_of(mesh.databases, [done]) == []
+    assert mesh.violations([checker.seen(done)], at_rest=False) == []
 
 
 def test_what_was_declined_and_yet_settled_stays_declined(mesh: RunningMesh) -> None:
@@ -132,7 +132,7 @@ def test_what_was_declined_and_yet_settled_stays_declined(mesh: RunningMesh) -> 
     _assert_settled(mesh, mesh.rested(silent.payment_id))
     assert mesh.get(declined.payment_id) == declined
     assert registered(mesh, declined) == [(register_pb.REGISTER_STATE_DECLINED, "")]
-    assert problems_of(mesh.databases, [declined]) == []
+    assert mesh.violations([checker.seen(declined)], at_rest=False) == []
 
 
 def test_what_is_quarantined_or_superseded_proves_nothing(mesh: RunningMesh) -> None:
@@ -157,7 +157,7 @@ def test_what_is_quarantined_or_superseded_proves_nothing(mesh: RunningMesh) -> 
     assert ingest(mesh, corrected.content()).state == reconciliation_pb.FILE_STATE_INGESTED
 
     _assert_settled(mesh, mesh.rested(payment.payment_id))
-    assert problems_of(mesh.databases) == []
+    assert mesh.violations(at_rest=False) == []
 
 
 def _told_unclear(mesh: RunningMesh, operation_id: str) -> bool:
@@ -197,4 +197,4 @@ def test_what_is_parked_succeeds_though_processes_are_killed(forgetful: RunningM
                 registered(mesh, payment) == [(register_pb.REGISTER_STATE_CAPTURED, "")]
             )
         )
-    assert problems_of(mesh.databases) == []
+    assert mesh.violations(at_rest=False) == []

@@ -16,7 +16,6 @@ from paymesh.payment.v1 import payment_pb2 as pb
 from tests.support.checkout import new_checkout
 from tests.support.mesh import RunningMesh, eventually, started_on
 from tests.support.postgres import PostgresServer
-from tests.support.truth import problems_of
 
 pytestmark = pytest.mark.usefixtures("balanced_books")
 
@@ -191,7 +190,7 @@ def test_a_forgetful_psp_never_charges_twice(forgetful: RunningMesh) -> None:
         assert last.state == pb.PAYMENT_STATE_NEEDS_ATTENTION
         assert forgetful.captures(last) == [[AMOUNT]]
         assert _books(forgetful, last) == (0, 0)
-    assert problems_of(forgetful.databases) == []
+    assert forgetful.violations(at_rest=False) == []
 
 
 def test_what_a_forgetful_psp_may_have_charged_is_parked(forgetful: RunningMesh) -> None:

@@ -20,6 +20,7 @@ from paymesh.payment.v1 import payment_pb2 as pb
 from paymesh.payment.v1 import payment_service_pb2 as service_pb
 from paymesh.reconciliation.v1 import reconciliation_service_pb2 as reconciliation_pb
 
+from tests.faults import checker
 from tests.support.bulk import Paid, pay_all
 from tests.support.checkout import new_checkout, new_order
 from tests.support.load import ENDS
@@ -28,7 +29,6 @@ from tests.support.mixture import Nights, Reconciled, later
 from tests.support.postgres import PostgresServer
 from tests.support.tables import table
 from tests.support.token_books import SILENT, WRONG, TokenBooks
-from tests.support.truth import problems_of
 
 TOKENS: Mapping[str, pb.OrderState.ValueType] = {**ENDS, SILENT: pb.ORDER_STATE_SUCCEEDED}
 """Token → where its orders end after the night. All of the contract's but tok_dispute."""
@@ -195,7 +195,7 @@ def _proof(
 def _assert_all_books_say_the_same(nights: Nights, books: TokenBooks, paid: Paid) -> None:
     mesh = nights.mesh
     assert [one for one in books.totals() if len(set(one[1:])) > 1] == []
-    assert problems_of(mesh.databases, paid.payments.values()) == []
+    assert mesh.violations(map(checker.seen, paid.payments.values())) == []
     assert nights.trial_balance_differs() == {}
     # What the wrong amounts left in suspense is all that is there.
     taken = books.taken_wrongly()

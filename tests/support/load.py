@@ -15,6 +15,7 @@ from paymesh.payment.v1 import payment_pb2 as pb
 from paymesh.payment.v1 import payment_service_pb2 as service_pb
 from paymesh.payment.v1.payment_service_pb2_grpc import PaymentServiceStub
 
+from tests.faults import checker
 from tests.support.checkout import new_checkout, new_order
 from tests.support.mesh import RunningMesh, fresh, open_channel
 from tests.support.refusals import Refusal, refusal_of
@@ -52,8 +53,8 @@ SHORT_WAITS: Mapping[str, object] = {
 """Settings for a mesh under load whose faults are to be over soon."""
 
 # What a caller may be told while parts of the mesh are away; it repeats.
-_NOTHING_ACCEPTED = ("UNAVAILABLE", "DEPENDENCY_DOWN")
-_UNKNOWN = (("ABORTED", "OUTCOME_UNKNOWN"), ("UNAVAILABLE", ""), ("DEADLINE_EXCEEDED", ""))
+NOTHING_ACCEPTED = ("UNAVAILABLE", "DEPENDENCY_DOWN")
+UNKNOWN = (("ABORTED", "OUTCOME_UNKNOWN"), ("UNAVAILABLE", ""), ("DEADLINE_EXCEEDED", ""))
 
 _DEADLINE_S = 5.0
 _AGAIN_AFTER_S = 0.1
@@ -61,11 +62,12 @@ _AGAIN_AFTER_S = 0.1
 
 @dataclass
 class Told:
-    """What one caller was told of one request, in order; patience: whether it repeats."""
+    """What one caller was told of one request, in order; answers: with the times."""
 
     request: service_pb.CreatePaymentRequest
     payments: list[pb.Payment] = field(default_factory=list)
     refusals: list[Refusal] = field(default_factory=list)
+    answers: list[checker.Told] = field(default_factory=list)
 
 
 class Load:
@@ -113,9 +115,16 @@ class Load:
         for thread in self._threads:
             thread.join()
 
-    def acknowledged(self) -> list[pb.Payment]:
-        """Everything that any caller was told of any payment."""
-        return [payment for told in list(self.told) for payment in told.payments]
+    def history(self) -> list[checker.Told]:
+        """Everything that any caller was told, also by whoever asked in its place."""
+        return [
+            answer
+            for told in list(self.told)
+            for answer in (
+                *told.answers,
+                *(checker.Told(told.request, payment) for payment in told.payments),
+            )
+        ]
 
     def wait_for(self, payments: int, timeout_s: float = 30) -> None:
         """Waits until so many more payments are acknowledged."""
@@ -149,13 +158,22 @@ class Load:
 
     def _pay(self, stub: PaymentServiceStub, told: Told) -> None:
         while True:
+            asked_s = time.monotonic()
             try:
                 answer = stub.CreatePayment(told.request, timeout=_DEADLINE_S)
             except grpc.RpcError as error:
                 refusal = refusal_of(error)
                 told.refusals.append(refusal)
+                told.answers.append(
+                    checker.Told(
+                        told.request,
+                        reason=refusal.reason,
+                        asked_s=asked_s,
+                        answered_s=time.monotonic(),
+                    )
+                )
                 known = (refusal.code, refusal.reason)
-                if known != _NOTHING_ACCEPTED and known not in _UNKNOWN:
+                if known != NOTHING_ACCEPTED and known not in UNKNOWN:
                     self.surprises.append(refusal)
                     return
                 if not self._repeat:
@@ -163,6 +181,9 @@ class Load:
                 time.sleep(_AGAIN_AFTER_S)
             else:
                 told.payments.append(answer.payment)
+                told.answers.append(
+                    checker.Told(told.request, answer.payment, "", asked_s, time.monotonic())
+                )
                 return
 
     def _orders(self, chance: random.Random) -> Iterator[service_pb.NewOrder]:
@@ -193,5 +214,5 @@ def without_payment(told: Sequence[Told]) -> list[str]:
         for one in told
         if not one.payments
         and one.refusals
-        and all((r.code, r.reason) == _NOTHING_ACCEPTED for r in one.refusals)
+        and all((r.code, r.reason) == NOTHING_ACCEPTED for r in one.refusals)
     ]

@@ -6,7 +6,7 @@ import os
 import secrets
 import time
 import uuid
-from collections.abc import Callable, Iterator, Mapping
+from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from contextlib import contextmanager, suppress
 from pathlib import Path
 
@@ -23,6 +23,7 @@ from psycopg.conninfo import conninfo_to_dict
 
 from paymeshctl.ports import REPLICA_STRIDE
 from paymeshctl.supervisor import Mesh, MeshConfig, StartError
+from tests.faults.checker import Told, Urls, Violation, check, unsettled
 from tests.support.folders import open_folder
 from tests.support.ports import free_port_base
 from tests.support.postgres import PostgresServer
@@ -47,6 +48,17 @@ SETTINGS: Mapping[str, object] = {
     "payment_evidence_poll_ms": 200,
 }
 """Short waits, so that tests need not wait long. `x_y` is the variable PAYMESH_X_Y."""
+
+CHANNEL_OPTIONS: Sequence[tuple[str, int]] = (
+    ("grpc.enable_retries", 0),
+    ("grpc.enable_http_proxy", 0),
+    ("grpc.initial_reconnect_backoff_ms", 50),
+    ("grpc.min_reconnect_backoff_ms", 200),
+    ("grpc.max_reconnect_backoff_ms", 200),
+    ("grpc.use_local_subchannel_pool", 1),
+    # Tests send what is too large.
+    ("grpc.max_send_message_length", -1),
+)
 
 ONE_OF_EACH: Mapping[str, int] = {}
 
@@ -138,6 +150,14 @@ class RunningMesh:
         ((number,),) = self.ask(service, question, *values)
         return int(str(number))
 
+    def violations(self, answers: Iterable[Told] = (), *, at_rest: bool = True) -> list[Violation]:
+        """What breaks the invariants while nothing is under way; see checker.check."""
+        return check(Urls.of(self.databases), answers, at_rest=at_rest)
+
+    def unsettled(self) -> list[Violation]:
+        """What is neither terminal nor parked with a reason."""
+        return unsettled(Urls.of(self.databases))
+
     def log(self, service: str) -> str:
         """All that a service has logged."""
         return self.supervisor.log_path(service).read_text(errors="replace")
@@ -189,17 +209,7 @@ def mesh(postgres_server: PostgresServer) -> Iterator[RunningMesh]:
 
 def open_channel(target: str) -> grpc.Channel:
     """A channel that retries nothing by itself and comes back soon after a restart."""
-    options = [
-        ("grpc.enable_retries", 0),
-        ("grpc.enable_http_proxy", 0),
-        ("grpc.initial_reconnect_backoff_ms", 50),
-        ("grpc.min_reconnect_backoff_ms", 200),
-        ("grpc.max_reconnect_backoff_ms", 200),
-        ("grpc.use_local_subchannel_pool", 1),
-        # Tests send what is too large.
-        ("grpc.max_send_message_length", -1),
-    ]
-    return grpc.insecure_channel(target, options)
+    return grpc.insecure_channel(target, CHANNEL_OPTIONS)
 
 
 def environment(**settings: object) -> dict[str, str]:

@@ -1,0 +1,1 @@
+"""A mesh of real processes under load and faults for minutes, then a night: `make soak`."""

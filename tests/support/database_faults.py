@@ -1,0 +1,129 @@
+"""What can happen to a mesh's PostgreSQL and processes while it is at work."""
+
+from __future__ import annotations
+
+import os
+import signal
+import time
+from collections.abc import Iterator
+from contextlib import ExitStack, contextmanager, suppress
+
+import psycopg
+
+from tests.support.mesh import RunningMesh, eventually
+
+_OF_SERVICES = "FROM pg_stat_activity WHERE usename LIKE '%\\_app'"
+
+# Where each service's own writes go first.
+FIRST_TABLE = {
+    "payment": "payment",
+    "executor": "operation",
+    "wallet": "movement",
+    "ledger": "journal",
+    "psp_stub": "truth",
+}
+
+
+def kill_postgres(mesh: RunningMesh) -> None:
+    pid = mesh.supervisor.postgres_pid
+    assert pid is not None
+    os.kill(pid, signal.SIGKILL)
+    eventually(lambda: mesh.supervisor.postgres_pid is None)
+
+
+def start_postgres(mesh: RunningMesh) -> None:
+    """The supervisor does that by itself, when it is polled."""
+
+    def serves() -> bool:
+        mesh.supervisor.poll()
+        return mesh.supervisor.postgres_pid is not None
+
+    eventually(serves)
+
+
+def restart_postgres(mesh: RunningMesh, away_s: float) -> None:
+    kill_postgres(mesh)
+    time.sleep(away_s)
+    start_postgres(mesh)
+
+
+def pause(mesh: RunningMesh, service: str, seconds: float) -> None:
+    pid = mesh.supervisor.pid(service)
+    os.kill(pid, signal.SIGSTOP)
+    try:
+        time.sleep(seconds)
+    finally:
+        os.kill(pid, signal.SIGCONT)
+
+
+def lose_answers(mesh: RunningMesh) -> None:
+    """Cuts connections whose COMMIT is done and not answered yet."""
+    _configure(mesh, "SET synchronous_standby_names = 'ghost'")
+    eventually(lambda: _hanging(mesh) > 0)
+    # Let some more come and wait.
+    time.sleep(0.1)
+    cut_connections(mesh)
+    _configure(mesh, "RESET synchronous_standby_names")
+
+
+def cut_connections(mesh: RunningMesh) -> None:
+    _admin(
+        mesh,
+        "SELECT pg_terminate_backend(pid) FROM pg_stat_activity"
+        " WHERE backend_type = 'client backend' AND pid <> pg_backend_pid()"
+        " AND usename LIKE '%\\_app'",
+    )
+
+
+def _hanging(mesh: RunningMesh) -> int:
+    """How many commits of payment_svc wait for the standby."""
+    return mesh.count(
+        "admin",
+        "SELECT count(*) FROM pg_stat_activity"
+        " WHERE wait_event = 'SyncRep' AND datname = 'paymesh_payment'",
+    )
+
+
+def _configure(mesh: RunningMesh, change: str) -> None:
+    _admin(mesh, f"ALTER SYSTEM {change}")
+    _admin(mesh, "SELECT pg_reload_conf()")
+
+
+def _admin(mesh: RunningMesh, statement: str) -> None:
+    with psycopg.connect(mesh.databases["admin"], autocommit=True) as connection:
+        # Ours must not wait for a standby.
+        connection.execute("SET synchronous_commit = local")
+        connection.execute(statement.encode())
+
+
+@contextmanager
+def all_connections_taken(mesh: RunningMesh) -> Iterator[None]:
+    """Every connection is somebody else's, and those of the services are cut."""
+    with ExitStack() as taken:
+        watch = taken.enter_context(psycopg.connect(mesh.databases["admin"], autocommit=True))
+        # What a service was quicker to take is cut, until none is left to take.
+        while watch.execute(f"SELECT pg_terminate_backend(pid) {_OF_SERVICES}".encode()).rowcount:
+            with suppress(psycopg.OperationalError):
+                while True:
+                    taken.enter_context(psycopg.connect(mesh.databases["admin"]))
+        yield
+
+
+@contextmanager
+def disk_full(mesh: RunningMesh, service: str) -> Iterator[None]:
+    """What PostgreSQL says when a file can't grow, for every row that a service writes."""
+    table = FIRST_TABLE[service]
+    with psycopg.connect(mesh.databases[service], autocommit=True) as connection:
+        connection.execute(
+            "CREATE FUNCTION no_room() RETURNS trigger LANGUAGE plpgsql AS $$BEGIN RAISE"
+            " 'could not extend file' USING ERRCODE = 'disk_full'; END$$"
+        )
+        connection.execute(
+            f"CREATE TRIGGER aaa_no_room BEFORE INSERT ON {table}"
+            " FOR EACH STATEMENT EXECUTE FUNCTION no_room()".encode()
+        )
+        try:
+            yield
+        finally:
+            connection.execute(f"DROP TRIGGER aaa_no_room ON {table}".encode())
+            connection.execute("DROP FUNCTION no_room")
