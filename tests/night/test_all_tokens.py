@@ -136,6 +136,10 @@ def _night(nights: Nights, size: Size, capsys: pytest.CaptureFixture[str]) -> No
         (reconciliation_pb.RUN_STATE_BALANCED, []),
     ]
     assert next_night.breaks == []
+    urls = checker.Urls.of(mesh.databases)
+    wrong = {int(_STATUS_DIFFERS): orders[WRONG, TOKENS[WRONG]]}
+    assert checker.settlement(urls, day, wrong) == []
+    assert checker.settlement(urls, next_day) == []
     _assert_all_books_say_the_same(nights, books, paid)
 
 
