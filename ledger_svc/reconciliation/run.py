@@ -79,7 +79,8 @@ async def reconcile(database: Database, name: str, source: Source, day: date) ->
             )
         around = await store_run.read_around(connection, name, day)
         given = _parameters(name, source, day, around)
-        inputs = await store_run.read_inputs(connection, files, given)
+        is_bank = source.kind == "bank"
+        inputs = await store_run.begin(connection, files, given, is_bank=is_bank)
         run_id = ids.reconciliation_run_id(
             name,
             day.isoformat(),
@@ -97,9 +98,7 @@ async def reconcile(database: Database, name: str, source: Source, day: date) ->
         )
         found = await store_run.read_runs(connection, [run_id])
         if run_id not in found:
-            await store_run.run(
-                connection, inputs, {**given, "run_id": run_id}, is_bank=source.kind == "bank"
-            )
+            await store_run.run(connection, inputs, {**given, "run_id": run_id}, is_bank=is_bank)
             found = await store_run.read_runs(connection, [run_id])
         return found[run_id]
 

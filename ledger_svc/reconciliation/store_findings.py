@@ -12,14 +12,8 @@ from sqlalchemy import text
 
 from ledger_svc.domain import AccountKind
 from ledger_svc.reconciliation.domain import BreakClass as C
-from ledger_svc.reconciliation.store_match import (
-    CAPTURE_ENTRY,
-    DAY_LINE,
-    FEE_ENTRY,
-    NEARBY,
-    REGISTER_RULE,
-    REGISTERED,
-)
+from ledger_svc.reconciliation.store_day import CAPTURE_ENTRY, FEE_ENTRY
+from ledger_svc.reconciliation.store_match import NEARBY, REGISTER_RULE
 
 K = AccountKind
 
@@ -66,30 +60,35 @@ AUTOMATIC = (
 _IS_AUTOMATIC = f"class IN ({', '.join(str(int(one)) for one in AUTOMATIC)})"
 
 LINES = text(f"""
-WITH {DAY_LINE}, {REGISTERED}, {NEARBY}, choice AS (
-  SELECT currency, amount_minor, count(*) AS journals FROM near GROUP BY currency, amount_minor
-), line AS MATERIALIZED (
-  SELECT d.*, m.journal_id AS matched, m.rule,
-         translate(d.operation_id::text, '-', '') AS op,
-         row_number() OVER (
-           PARTITION BY account, identity, currency, kind, source_reference, operation_id
-           ORDER BY d.file_id, d.sequence
-         ) AS occurrence
+WITH {NEARBY}, choice AS (
+  SELECT currency, amount_minor FROM near
+  GROUP BY currency, amount_minor HAVING count(*) > 1 OR bool_or(psp_reference = '')
+), told AS MATERIALIZED (
+  SELECT d.*, m.journal_id AS matched, m.rule, m.booked_currency, m.booked_minor,
+         CASE WHEN m.fee_currency = d.currency THEN m.fee_minor ELSE 0 END AS booked_fee,
+         m.fee_currency IS NOT NULL AS has_fee,
+         translate(d.operation_id::text, '-', '') AS op
   FROM day_line AS d
-  LEFT JOIN settlement_match AS m ON m.file_id = d.file_id AND m.sequence = d.sequence
+  LEFT JOIN matched AS m ON m.file_id = d.file_id AND m.sequence = d.sequence
+  WHERE m.journal_id IS NULL OR m.booked_currency <> d.currency OR m.booked_minor <> d.gross
+     OR d.fee <> CASE WHEN m.fee_currency = d.currency THEN m.fee_minor ELSE 0 END
+), counted AS (
+  SELECT file_id, sequence, row_number() OVER (
+           PARTITION BY account, identity, currency, kind, source_reference, operation_id
+           ORDER BY file_id, sequence
+         ) AS occurrence
+  FROM day_line
+  WHERE (kind, source_reference) IN (SELECT kind, source_reference FROM told)
+), line AS MATERIALIZED (
+  SELECT told.*, counted.occurrence FROM told JOIN counted USING (file_id, sequence)
 ), met AS (
   SELECT line.*, j.operation_id AS booked_operation, j.order_id AS booked_order,
-         e.currency AS booked_currency, e.amount_minor AS booked_minor,
-         CASE WHEN fee.currency = line.currency THEN fee.amount_minor ELSE 0 END AS booked_fee,
-         fee.journal_id IS NOT NULL AS has_fee,
          CASE
-           WHEN e.currency <> line.currency THEN {C.CURRENCY_DIFFERS}
-           WHEN e.amount_minor <> line.gross THEN {C.AMOUNT_DIFFERS}
+           WHEN booked_currency <> currency THEN {C.CURRENCY_DIFFERS}
+           WHEN booked_minor <> gross THEN {C.AMOUNT_DIFFERS}
          END AS class
   FROM line
   JOIN journal AS j ON j.journal_id = line.matched
-  CROSS JOIN {CAPTURE_ENTRY.format(journal_id="j.journal_id")}
-  LEFT JOIN {FEE_ENTRY} ON true
 ), other_fee AS (
   SELECT met.*,
          CASE
@@ -111,7 +110,7 @@ WITH {DAY_LINE}, {REGISTERED}, {NEARBY}, choice AS (
              CASE
                WHEN {_IS_DUPLICATE} THEN {C.DUPLICATE_IN_FILE}
                WHEN r.operation_id IS NOT NULL THEN {C.STATUS_DIFFERS}
-               WHEN choice.journals > 0 AND op IS NULL AND line.order_id IS NULL
+               WHEN choice.currency IS NOT NULL AND op IS NULL AND line.order_id IS NULL
                  THEN {C.AMBIGUOUS}
                ELSE {C.UNKNOWN_TO_US}
              END
@@ -186,12 +185,9 @@ FROM found
 # age. A journal on which a later one for its order is matched is there twice.
 LEDGER = text(f"""
 WITH fresh AS MATERIALIZED (
-  SELECT e.journal_id
-  FROM entry AS e
-  WHERE e.account_kind = {K.PSP_RECEIVABLE} AND e.owner_id = '' AND e.source = :source
-    AND e.direction = 1
-    AND e.create_time >= cast(:from_time AS timestamptz)
-    AND e.create_time < cast(:cut_off_time AS timestamptz)
+  SELECT journal_id FROM open_capture
+  WHERE create_time >= cast(:from_time AS timestamptz)
+    AND create_time < cast(:cut_off_time AS timestamptz)
   UNION
   SELECT b.journal_id
   FROM settlement_break AS b
@@ -205,7 +201,8 @@ WITH fresh AS MATERIALIZED (
   FROM fresh
   JOIN journal AS j ON j.journal_id = fresh.journal_id AND j.kind = 1
   CROSS JOIN {CAPTURE_ENTRY.format(journal_id="j.journal_id")}
-  LEFT JOIN {FEE_ENTRY} ON fee.currency = e.currency
+  LEFT JOIN {FEE_ENTRY.format(operation_id="j.operation_id", revision="j.revision")}
+    ON fee.currency = e.currency
   WHERE j.create_time < cast(:cut_off_time AS timestamptz)
     AND NOT EXISTS (SELECT FROM settlement_match AS m WHERE m.journal_id = j.journal_id)
 ), judged AS (
@@ -283,7 +280,7 @@ LIMIT 1
 
 # A transfer that is not the sum of the lines that name it. It moves nothing of its own.
 BATCHES = text(f"""
-WITH {DAY_LINE}, paid AS (
+WITH paid AS (
   SELECT batch_reference, currency, sum(amount_minor) AS amount,
          (array_agg(file_id ORDER BY file_id, sequence))[1] AS file_id,
          (array_agg(sequence ORDER BY file_id, sequence))[1] AS sequence

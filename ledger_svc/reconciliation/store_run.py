@@ -10,7 +10,13 @@ from uuid import UUID
 from sqlalchemy import text
 from sqlalchemy.ext.asyncio import AsyncConnection
 
-from ledger_svc.reconciliation import store_bank, store_findings, store_match, store_post
+from ledger_svc.reconciliation import (
+    store_bank,
+    store_day,
+    store_findings,
+    store_match,
+    store_post,
+)
 from ledger_svc.reconciliation.domain import (
     Balance,
     Break,
@@ -21,7 +27,7 @@ from ledger_svc.reconciliation.domain import (
     Run,
     RunState,
 )
-from ledger_svc.reconciliation.store_match import DAY_LINE, REGISTER_RULE, REGISTERED
+from ledger_svc.reconciliation.store_match import REGISTER_RULE
 
 Before: TypeAlias = tuple[datetime, UUID] | None
 """A list goes on with what is older than this (create_time, id); None: from the start."""
@@ -89,38 +95,9 @@ ORDER BY file_id
 """)
 
 # Nothing here looks at matches or breaks: a run must not change its own inputs.
-_INPUTS = text(f"""
-WITH {DAY_LINE}, {REGISTERED}, capture AS MATERIALIZED (
-  SELECT j.psp_reference, e.create_time
-  FROM entry AS e JOIN journal AS j ON j.journal_id = e.journal_id AND j.kind = 1
-  WHERE e.account_kind = 1 AND e.owner_id = '' AND e.source = :source AND e.direction = 1
-    AND e.create_time >= least(
-      cast(:look_back_time AS timestamptz), cast(:from_time AS timestamptz)
-    )
-), name AS (
-  SELECT DISTINCT psp_reference FROM capture WHERE psp_reference <> ''
-)
-SELECT (SELECT count(*) FROM day_line) AS lines,
-       (SELECT count(*) FROM capture
-        WHERE create_time >= cast(:from_time AS timestamptz)
-          AND create_time < cast(:cut_off_time AS timestamptz)) AS captures,
-       (SELECT count(*)
-        FROM day_line AS d
-        WHERE d.kind = 'CHARGE' AND (
-          EXISTS (
-            SELECT FROM journal AS j
-            WHERE j.journal_id = paymesh_journal_id('capture', d.operation_id, 0)
-          )
-          OR EXISTS (SELECT FROM journal AS j WHERE j.order_id = d.order_id AND j.kind = 1)
-          OR d.source_reference IN (SELECT psp_reference FROM name)
-          OR d.related_reference IN (SELECT psp_reference FROM name)
-        )) AS met,
-       (SELECT count(*) FROM capture
-        WHERE psp_reference = ''
-          AND create_time >= cast(:near_from_time AS timestamptz)
-          AND create_time < cast(:near_until_time AS timestamptz)) AS nameless,
-       (SELECT coalesce(sum(hashtextextended(operation_id::text, state)), 0)
-        FROM registered) AS registered,
+_INPUTS = """
+{ctes}
+SELECT (SELECT count(*) FROM day_line) AS lines, {of_captures},
        (SELECT count(*)
         FROM break_resolution AS r JOIN settlement_break AS b ON b.break_id = r.break_id
         WHERE b.source = :source AND b.settlement_date = :day) AS decisions,
@@ -134,7 +111,55 @@ SELECT (SELECT count(*) FROM day_line) AS lines,
           SELECT max(settlement_date) FROM statement
           WHERE source = :source AND is_current AND settlement_date < :day
         )) AS before
-""")
+"""
+_BANK_INPUTS = text(
+    _INPUTS.format(ctes="", of_captures="0 AS captures, 0 AS met, 0 AS nameless, 0 AS registered")
+)
+_PSP_INPUTS = text(
+    _INPUTS.format(
+        ctes="""
+WITH capture AS MATERIALIZED (
+  SELECT count(*) FILTER (
+           WHERE e.create_time >= cast(:from_time AS timestamptz)
+             AND e.create_time < cast(:cut_off_time AS timestamptz)
+         ) AS captures,
+         count(*) FILTER (
+           WHERE j.psp_reference = '' AND e.create_time >= cast(:near_from_time AS timestamptz)
+             AND e.create_time < cast(:near_until_time AS timestamptz)
+         ) AS nameless
+  FROM entry AS e JOIN journal AS j ON j.journal_id = e.journal_id AND j.kind = 1
+  WHERE e.account_kind = 1 AND e.owner_id = '' AND e.source = :source AND e.direction = 1
+    AND e.create_time >= least(
+      cast(:near_from_time AS timestamptz), cast(:from_time AS timestamptz)
+    )
+    AND e.create_time < greatest(
+      cast(:near_until_time AS timestamptz), cast(:cut_off_time AS timestamptz)
+    )
+), unmet AS MATERIALIZED (
+  SELECT order_id, ARRAY[source_reference, related_reference] AS names
+  FROM day_line WHERE kind = 'CHARGE' AND capture_id IS NULL
+), name AS MATERIALIZED (
+  SELECT DISTINCT j.psp_reference
+  FROM (SELECT DISTINCT unnest(names) AS name FROM unmet) AS told
+  JOIN journal AS j ON j.psp_reference = told.name AND j.psp_reference <> '' AND j.kind = 1
+  JOIN entry AS e ON e.journal_id = j.journal_id AND e.line = 0
+  WHERE e.account_kind = 1 AND e.source = :source
+    AND e.create_time >= cast(:look_back_time AS timestamptz)
+)
+""",
+        of_captures="""
+       (SELECT captures FROM capture) AS captures,
+       (SELECT count(*) FROM day_line WHERE capture_id IS NOT NULL)
+       + (SELECT count(*) FROM unmet WHERE
+            EXISTS (SELECT FROM journal AS j WHERE j.order_id = unmet.order_id AND j.kind = 1)
+            OR names && ARRAY(SELECT psp_reference FROM name)
+         ) AS met,
+       (SELECT nameless FROM capture) AS nameless,
+       (SELECT coalesce(sum(hashtextextended(operation_id::text, state)), 0)
+        FROM registered) AS registered
+""",
+    )
+)
 
 # Days that a day before them may have completed by now; of which a line waited for its
 # capture, and the capture came; or of whose operation the register says something else.
@@ -168,8 +193,7 @@ SELECT :run_id, :source, :day, coalesce(max(version), 0) + 1, :state,
 FROM reconciliation_run WHERE source = :source AND settlement_date = :day
 """)
 
-_FINISH_RUN = text(f"""
-WITH {DAY_LINE}
+_FINISH_RUN = f"""
 UPDATE reconciliation_run AS r
 SET state = CASE
       WHEN EXISTS (
@@ -188,14 +212,27 @@ SET state = CASE
       ) IS NOT TRUE THEN {RunState.EXPLAINED}
       ELSE {RunState.BALANCED}
     END,
-    matched = (
+    matched = {{matched}}
+WHERE r.run_id = :run_id
+"""
+_FINISH_PSP = text(
+    _FINISH_RUN.format(
+        matched="""(SELECT count(*) FROM matched)
+    + (SELECT count(*) FROM day_line WHERE kind IN ('FEE', 'TRANSFER', 'TRANSFER_RETURN'))
+"""
+    )
+)
+_FINISH_BANK = text(
+    _FINISH_RUN.format(
+        matched="""(
       SELECT count(*) FROM day_line AS d
       WHERE EXISTS (
         SELECT FROM settlement_match AS m WHERE m.file_id = d.file_id AND m.sequence = d.sequence
       ) OR d.kind IN ('FEE', 'TRANSFER', 'TRANSFER_RETURN')
     )
-WHERE r.run_id = :run_id
-""")
+"""
+    )
+)
 
 _DIFFERS = text("SELECT FROM run_balance WHERE run_id = :run_id AND difference_minor <> 0 LIMIT 1")
 
@@ -271,11 +308,16 @@ async def read_files(connection: AsyncConnection, source: str, day: date) -> tup
     return tuple(rows.scalars())
 
 
-async def read_inputs(
-    connection: AsyncConnection, files: tuple[UUID, ...], day: Parameters
+async def begin(
+    connection: AsyncConnection, files: tuple[UUID, ...], day: Parameters, *, is_bank: bool
 ) -> Inputs:
-    """What the result of a run depends on."""
-    row = (await connection.execute(_INPUTS, day)).one()
+    """Makes the day's working tables, and reads what the result of a run depends on.
+
+    Once in a transaction, before `run`.
+    """
+    for statement in store_day.BEGIN_BANK if is_bank else store_day.BEGIN_PSP:
+        await connection.execute(statement, day)
+    row = (await connection.execute(_BANK_INPUTS if is_bank else _PSP_INPUTS, day)).one()
     return Inputs(files, *row)
 
 
@@ -298,7 +340,7 @@ _BANK = (*store_bank.PASSES, store_bank.LINES, store_bank.LEDGER, store_findings
 async def run(
     connection: AsyncConnection, inputs: Inputs, day: Parameters, *, is_bank: bool
 ) -> None:
-    """Matches, finds, posts and proves a day, as the run of these parameters."""
+    """Matches, finds, posts and proves a day, as the run of these parameters; after `begin`."""
     balances = store_post.BANK_BALANCES if is_bank else store_post.BALANCES
     given = {
         **day, "files": list(inputs.files), "lines": inputs.lines, "state": int(RunState.OPEN)
@@ -321,7 +363,8 @@ async def run(
             balances,
         ):
             await connection.execute(statement, day)
-    for statement in (store_post.PUT_BREAKS, store_post.CLEAR_BREAKS, _FINISH_RUN):
+    finish = _FINISH_BANK if is_bank else _FINISH_PSP
+    for statement in (store_post.PUT_BREAKS, store_post.CLEAR_BREAKS, finish):
         await connection.execute(statement, day)
 
 

@@ -166,4 +166,4 @@ def test_a_night_explains_what_the_tokens_did_on_purpose(mesh: RunningMesh) -> N
         for finding in response.findings
     ]
     assert [finding.order_id for finding in findings] in ([], [order_of(wrong)])
-    assert all(getattr(finding, "class") == check_pb.FINDING_CLASS_APART for finding in findings)
+    assert all(finding.finding_class == check_pb.FINDING_CLASS_APART for finding in findings)

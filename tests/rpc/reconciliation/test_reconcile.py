@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+from collections import Counter
+
 import pytest
 from paymesh.ledger.v1 import ledger_service_pb2 as ledger_pb
 from paymesh.reconciliation.v1 import reconciliation_service_pb2 as pb
@@ -85,6 +87,24 @@ async def test_what_two_captures_could_be_is_only_suggested(world: World) -> Non
     assert run.state == pb.RUN_STATE_EXPLAINED
     assert run.balances[0].breaks_minor == 777
     assert world.booked() == 0
+
+
+async def test_a_line_without_our_ids_that_two_named_captures_could_be_is_only_suggested(
+    world: World,
+) -> None:
+    """As a PSP writes that calls a charge otherwise in its files. One alone is no choice."""
+    for amount in (777, 777, 555):
+        await world.capture(amount)
+    day = await today(world)
+    file = DayFile(day=day)
+    for amount in (777, 777, 555):
+        file.line(amount, psp_reference=reference())
+    run = await world.day(file, day)
+    found = Counter(class_of(one) for one in await world.breaks(run) if one.file_id)
+    assert found == {pb.BREAK_CLASS_AMBIGUOUS: 2, pb.BREAK_CLASS_UNKNOWN_TO_US: 1}
+    assert await world.balance(SUSPENSE) == 555
+    assert world.matches() == 0
+    assert (run.state, run.balances[0].difference_minor) == (pb.RUN_STATE_EXPLAINED, 0)
 
 
 async def test_class_3_in_file_unknown_to_us(world: World) -> None:
