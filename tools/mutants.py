@@ -23,7 +23,7 @@ import sys
 import time
 from collections.abc import Iterator, Sequence
 from concurrent.futures import ProcessPoolExecutor
-from importlib.abc import MetaPathFinder, SourceLoader
+from importlib.abc import Loader, MetaPathFinder
 from importlib.machinery import ModuleSpec
 from importlib.util import spec_from_loader
 from pathlib import Path
@@ -175,24 +175,21 @@ def mutants_of(file: str) -> Iterator[Mutant]:
 # --- trying them -------------------------------------------------------------------------
 
 
-class Mutated(MetaPathFinder, SourceLoader):
+class Mutated(MetaPathFinder, Loader):
     """Imports one module from a text instead of from its file."""
 
     def __init__(self, mutant: Mutant) -> None:
-        self._path = str(ROOT / mutant.file)
         self._name = module_of(mutant.file)
-        self._code = mutant.code
+        self._mutant = mutant
 
     def find_spec(
         self, fullname: str, _path: object, _target: ModuleType | None = None
     ) -> ModuleSpec | None:
         return spec_from_loader(fullname, self) if fullname == self._name else None
 
-    def get_filename(self, _fullname: str) -> str:
-        return self._path
-
-    def get_data(self, _path: str) -> bytes:
-        return self._code.encode()
+    def exec_module(self, module: ModuleType) -> None:
+        code = compile(self._mutant.code, self._mutant.file, "exec")
+        exec(code, module.__dict__)  # noqa: S102 - it is ours, but for one place
 
 
 def module_of(file: str) -> str:

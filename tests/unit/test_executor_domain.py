@@ -197,7 +197,7 @@ def test_the_numbers_are_those_of_the_wire(ours: Any, wire: Any, prefix: str) ->
 
 
 def test_no_evidence_is_what_the_wire_leaves_out() -> None:
-    assert payment_pb2.EVIDENCE_SOURCE_UNSPECIFIED == Source.NONE
+    assert int(Source.NONE) == payment_pb2.EVIDENCE_SOURCE_UNSPECIFIED
 
 
 # --- answers of the PSP ----------------------------------------------------------------

@@ -106,7 +106,7 @@ async def test_what_another_writer_stored_first_is_answered_and_not_sent(
     first, again, late = new_operation(), new_operation(), new_operation()
     rows = [row(again, State.SENT), row(late, State.CAPTURED)]
     play(monkeypatch, may_send=[first], stored=rows)
-    writes = [intent(first), intent(again), Resend(late, SAFE_S)]
+    writes: list[Write] = [intent(first), intent(again), Resend(late, SAFE_S)]
     assert await operations.write(fake.database, writes) == [MAY_SEND, *rows]
 
 
@@ -130,7 +130,9 @@ async def test_an_operator_s_round_is_told_to_the_statement(
 ) -> None:
     sent, found = new_operation(), new_operation()
     statements = play(monkeypatch, may_send=[sent], moved=[row(found, State.CAPTURED)])
-    writes = [Resend(sent, SAFE_S, restart), Found(found, CAPTURED, restart)]
+    writes: list[Write] = [
+        Resend(sent, SAFE_S, restart), Found(found, CAPTURED, restart),
+    ]  # fmt: skip
     await operations.write(fake.database, writes)
     assert given(statements, "mark_resent") == [(sent.operation_id, SAFE_S, restart)]
     assert given(statements, "record") == [(found, CAPTURED, restart)]

@@ -8,6 +8,7 @@ from types import SimpleNamespace
 from uuid import UUID
 
 import pytest
+from structlog.testing import capture_logs
 
 from ledger_svc import chart, operations
 from ledger_svc.chart import CaptureEvent
@@ -85,6 +86,19 @@ async def test_an_event_that_is_booked_otherwise_is_refused_and_its_neighbours_a
     assert refused.reason is Reason.OPERATION_CONFLICT
     assert refused.metadata == {"fields": "capture.fee.amount_minor"}
     assert answer == ids_of(fresh)
+
+
+async def test_a_conflict_is_logged_under_the_key_of_its_event(
+    monkeypatch: pytest.MonkeyPatch, fake: FakeDatabase
+) -> None:
+    booked = new_capture(fee=Money(3, "EUR"))
+    play_ledger(monkeypatch, booked)
+    with capture_logs() as lines:
+        await operations.post_events(fake.database, [booked._replace(fee=Money(4, "EUR"))])
+    (line,) = lines
+    assert line["journal_id"] == ids_of(booked)[0].hex
+    assert line["operation_id"] == booked.operation_id.hex
+    assert line["fields"] == ("capture.fee.amount_minor",)
 
 
 async def test_of_equal_keys_in_one_list_the_first_is_booked(

@@ -303,7 +303,7 @@ def test_what_a_trip_has_to_tell_the_register(
 
 def test_news_that_put_an_operation_into_the_register_are_above_those_that_do_not() -> None:
     assert News.NONE < News.IF_REGISTERED < min(News.IF_NOT_REGISTERED, News.ALWAYS)
-    assert News.IF_NOT_REGISTERED is not News.ALWAYS
+    assert len(set(News)) == 4
 
 
 @pytest.mark.parametrize(
@@ -320,10 +320,10 @@ def test_the_numbers_are_those_of_the_wire(ours: Any, wire: Any, prefix: str) ->
 
 
 def test_what_is_built_of_a_list_of_the_contract_has_its_number() -> None:
-    assert FailurePolicy.BEST_EFFORT == pb.FAILURE_POLICY_BEST_EFFORT
-    assert CaptureMethod.AUTOMATIC == pb.CAPTURE_METHOD_AUTOMATIC
+    assert int(FailurePolicy.BEST_EFFORT) == pb.FAILURE_POLICY_BEST_EFFORT
+    assert int(CaptureMethod.AUTOMATIC) == pb.CAPTURE_METHOD_AUTOMATIC
     assert pb.OPERATION_KIND_CHARGE == domain.CHARGE
-    assert pb.EVIDENCE_SOURCE_UNSPECIFIED == Evidence.NONE
+    assert int(Evidence.NONE) == pb.EVIDENCE_SOURCE_UNSPECIFIED
 
 
 def test_the_stored_version_of_a_request_is_the_first_while_no_field_was_added() -> None:

@@ -9,7 +9,7 @@ from types import SimpleNamespace
 from uuid import UUID
 
 import pytest
-from hypothesis import given
+from hypothesis import example, given
 from hypothesis import strategies as st
 
 from mesh.db import Busy, CommitUnknown
@@ -18,6 +18,7 @@ from mesh.money import Money
 from payment_svc import operations
 from payment_svc.domain import Item, NewPayment, NewRetry, OrderState, Progress, items_of
 from payment_svc.operations import Accepted, Recorded, Taken
+from payment_svc.store_check import Place
 from payment_svc.views import Replicas, Standing, UnknownOperation
 from tests.support.fake_database import FakeDatabase, Statements
 from tests.support.payments import new_order, new_payment, progress
@@ -281,6 +282,7 @@ def operation(number: int) -> UnknownOperation:
     [("unknown", "select_unknown"), ("unregistered", "select_unregistered")],
 )
 @given(left=st.integers(0, 12), most=st.integers(1, 5))
+@example(left=301, most=300)
 async def test_pages_bring_everything_once_and_none_is_empty(
     name: str, statement: str, left: int, most: int
 ) -> None:
@@ -328,9 +330,10 @@ async def test_a_page_of_a_check_has_no_more_orders_than_it_may_unless_it_is_one
         # As a database finds them: in no order.
         select_checked=lambda payment_ids: {key: str(key) for key in reversed(payment_ids)},
     )
-    page = await operations.check_page(fake.database, NOW, None, 10, most_orders)
-    assert page == [str(key) for key in keys[:checked]]
-    assert statements.calls[0] == ("select_page", (NOW, None, 10))
+    place = Place(NOW, UUID(int=5))
+    page = await operations.check_page(fake.database, NOW, place, 10, most_orders)
+    assert [str(one) for one in page] == [str(key) for key in keys[:checked]]
+    assert statements.calls[0] == ("select_page", (NOW, place, 10))
 
 
 async def test_a_list_keeps_its_order(monkeypatch: pytest.MonkeyPatch, fake: FakeDatabase) -> None:

@@ -67,7 +67,7 @@ class Memory:
         met = {}
         for ask, times, processed_at_call, decision in calls:
             key = ask.idempotency_key
-            if self.asks.setdefault(key, ask) != ask:
+            if self.asks.setdefault(key, Ask(*ask)) != ask:
                 continue
             before = self.calls.get(key, 0)
             self.calls[key] = before + times
@@ -152,10 +152,11 @@ async def test_what_a_script_says_instead_of_an_answer_is_heard(
     assert memory.charges.keys() == {silent.idempotency_key, broken.idempotency_key}
 
 
+@pytest.mark.parametrize(("used", "free"), [("a", "b"), ("b", "a")])
 async def test_a_key_with_other_fields_is_a_conflict_and_its_neighbour_is_charged(
-    fake: FakeDatabase, memory: Memory
+    fake: FakeDatabase, memory: Memory, used: str, free: str
 ) -> None:
-    ask, fresh = new_ask(), new_ask()
+    ask, fresh = (new_ask()._replace(idempotency_key=key) for key in (used, free))
     await charge(fake, ask)
     refused, answer = await charge(fake, ask._replace(amount_minor=1), fresh)
     assert error_of(refused).reason is Reason.OPERATION_CONFLICT
