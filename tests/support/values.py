@@ -19,6 +19,7 @@ def assert_value(value: object) -> None:
         with pytest.raises(FrozenInstanceError):
             setattr(value, field.name, None)
     assert not hasattr(value, "__dict__")
+    assert type(value).__hash__ is not None  # what can be changed has none
     assert replace(value) == value
 
 
