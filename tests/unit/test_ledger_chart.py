@@ -184,6 +184,26 @@ def test_another_event_names_the_fields(change: dict[str, Any], fields: set[str]
     assert set(chart.differences(stored, asked)) == fields
 
 
+@pytest.mark.parametrize(
+    ("one", "other", "fields"),
+    [("", "psp_1", ()), ("psp_1", "psp_1", ()), ("psp_1", "psp_2", ("capture.psp_reference",))],
+)
+def test_whether_the_psps_reference_was_known_is_no_difference_and_another_is(
+    one: str, other: str, fields: tuple[str, ...]
+) -> None:
+    event = new_capture(fee=EUR_3)
+    first, second = (chart.journals(event._replace(psp_reference=told)) for told in (one, other))
+    assert chart.differences(first, second) == chart.differences(second, first) == fields
+
+
+@pytest.mark.parametrize("source", ["", "zzz"])
+def test_a_difference_that_no_field_tells_of_is_one_of_the_entries(source: str) -> None:
+    capture, fee = booked = chart.journals(new_capture(source="psp", fee=EUR_3))
+    elsewhere = fee.entries[1]._replace(account=Account(K.PSP_RECEIVABLE, source=source))
+    odd = (capture, fee._replace(entries=(fee.entries[0], elsewhere)))
+    assert chart.differences(odd, booked) == chart.differences(booked, odd) == ("entries",)
+
+
 @given(captures(), captures())
 def test_no_difference_goes_unnamed(one: CaptureEvent, other: CaptureEvent) -> None:
     stored = chart.journals(one)
