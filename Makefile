@@ -89,7 +89,8 @@ night: setup ## seed 100,000 payments with faults of each class, and mix 20,000 
 	$(BIN)/pytest tests/night -m slow
 
 mutants: setup ## change the rules one place at a time: a unit test must fail (FILES=… JOBS=…)
-	$(BIN)/python tools/mutants.py $(if $(JOBS),--jobs $(JOBS)) $(FILES)
+	$(BIN)/python -m tools.mutants $(if $(JOBS),--jobs $(JOBS)) \
+		$(or $(FILES),--report docs/mutation.md)
 
 # Readable for the services, which are not root, in a folder that is closed: see docker-compose.yml.
 secrets: ## the passwords of docker-compose.yml; those that are there stay
