@@ -62,8 +62,12 @@ types: setup ## mypy --strict
 breaking: fresh ## no contract of main is broken
 	@$(BIN)/python tools/breaking.py $(IMAGE)
 
-test: setup ## the fast tests
-	$(BIN)/pytest tests -m "not slow"
+# A file's tests stay together, because they share servers; tests mostly wait, so a few more
+# processes than processors.
+TEST_JOBS ?= 3
+
+test: setup ## the fast tests (TEST_JOBS=0: in one process)
+	$(BIN)/pytest tests -m "not slow" -n $(TEST_JOBS) --dist loadfile
 
 check: lint types gen-check breaking test ## what CI runs
 
