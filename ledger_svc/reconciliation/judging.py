@@ -160,63 +160,68 @@ def _rows(
 
 
 def _row(sequence: int, line: Line) -> tuple[object, ...]:
-    _check_length(
-        line.place,
-        line.source_reference,
-        line.related_reference,
-        line.batch_reference,
-        line.idempotency_key,
-    )
-    references = list(line.references)
-    operation_id = _ours("operation_id", line.operation_id, references)
-    order_id = _ours("order_id", line.order_id, references)
+    (
+        statement, number, place, level, kind, amount_minor, currency_code, booking_date, value_date,
+        gross_minor, fee_minor, source_reference, related_reference, batch_reference,
+        idempotency_key, operation_id, order_id, told, texts, create_time, reversal,
+        original_amount_minor, original_currency_code, exchange_rate,
+    ) = line  # fmt: skip
+    if (
+        len(source_reference) > MAX_REFERENCE_CHARACTERS
+        or len(related_reference) > MAX_REFERENCE_CHARACTERS
+        or len(batch_reference) > MAX_REFERENCE_CHARACTERS
+        or len(idempotency_key) > MAX_REFERENCE_CHARACTERS
+    ):
+        raise _too_long(place)
     more = "{}"
-    if references or line.texts:
-        more = json.dumps({"references": references, "texts": line.texts}, ensure_ascii=False)
+    references = told
+    # What is no id of ours, in a field that anybody may fill, is a reference.
+    if operation_id and not _OUR_ID.fullmatch(operation_id):
+        references, operation_id = (*references, ("operation_id", operation_id)), ""
+    if order_id and not _OUR_ID.fullmatch(order_id):
+        references, order_id = (*references, ("order_id", order_id)), ""
+    if references or texts:
+        more = _json({"references": references, "texts": texts})
+    # PostgreSQL takes dates and times as Python writes them.
     return (
         sequence,
-        line.statement,
-        line.number,
-        line.amount_minor,
-        line.gross_minor,
-        line.fee_minor,
-        line.original_amount_minor,
+        statement,
+        number,
+        amount_minor,
+        gross_minor,
+        fee_minor,
+        original_amount_minor,
         operation_id,
         order_id,
-        line.create_time and line.create_time.isoformat(),
-        _day(line.booking_date),
-        _day(line.value_date),
-        line.level,
-        line.reversal,
-        line.currency_code,
-        line.kind or "",
-        line.source_reference,
-        line.related_reference,
-        line.batch_reference,
-        line.idempotency_key,
-        line.original_currency_code,
-        line.exchange_rate,
-        line.place,
+        create_time,
+        booking_date,
+        value_date,
+        level,
+        reversal,
+        currency_code,
+        kind or "",
+        source_reference,
+        related_reference,
+        batch_reference,
+        idempotency_key,
+        original_currency_code,
+        exchange_rate,
+        place,
         more,
     )
 
 
-def _ours(name: str, text: str, references: list[tuple[str, str]]) -> str:
-    """An id of ours; what is none, in a field that anybody may fill, is a reference."""
-    if not text or _OUR_ID.fullmatch(text):
-        return text
-    references.append((name, text))
-    return ""
-
-
-def _day(day: date | None) -> str:
-    return "" if day is None else day.isoformat()
+_json = json.JSONEncoder(ensure_ascii=False).encode
 
 
 def _check_length(place: str, *references: str) -> None:
     if any(len(reference) > MAX_REFERENCE_CHARACTERS for reference in references):
-        raise ReadError(
-            ReadReason.BAD_FIELD,
-            place,
-            f"a reference has more than {MAX_REFERENCE_CHARACTERS} characters",
-        )
+        raise _too_long(place)
+
+
+def _too_long(place: str) -> ReadError:
+    return ReadError(
+        ReadReason.BAD_FIELD,
+        place,
+        f"a reference has more than {MAX_REFERENCE_CHARACTERS} characters",
+    )
