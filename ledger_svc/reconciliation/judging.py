@@ -8,6 +8,7 @@ from __future__ import annotations
 
 import csv
 import json
+import os
 import re
 import tempfile
 from collections.abc import Iterator, Sequence
@@ -27,6 +28,7 @@ from ledger_svc.reconciliation.readers import (
 )
 from ledger_svc.reconciliation.sources import Source
 
+_BLOCK_BYTES = 1 << 20
 _OUR_ID = re.compile(r"[0-9a-f]{32}", re.ASCII)
 # What is looked up by must fit an index; no source's references come near it.
 MAX_REFERENCE_CHARACTERS = 255
@@ -43,13 +45,35 @@ COLUMNS = (
 TEXT_COLUMNS = COLUMNS[COLUMNS.index("currency") : COLUMNS.index("more")]
 
 
+class Rows:
+    """The lines of a file as CSV, on disk: COPY may take them while they are still written.
+
+    first_day: the booking date of the first line, once it is read. is_complete: nothing more
+    comes, and the file can be used.
+    """
+
+    def __init__(self) -> None:
+        self.first_day: date | None = None
+        self.is_complete = False
+        self.file: IO[str] = tempfile.TemporaryFile(  # noqa: SIM115 - closed by close
+            "w+", _BLOCK_BYTES, encoding="utf-8", newline=""
+        )
+
+    def block(self, offset: int) -> bytes:
+        """What stands there on disk, a block at most; empty if nothing does yet."""
+        return os.pread(self.file.fileno(), _BLOCK_BYTES, offset)
+
+    def close(self) -> None:
+        """Lets go of the disk."""
+        self.file.close()
+
+
 @dataclass
 class Judged:
-    """What was found. rows: the lines as CSV; empty if not to be used."""
+    """What was found."""
 
     verdict: Verdict
     statements: Sequence[Statement]
-    rows: IO[str]
 
 
 @dataclass
@@ -58,14 +82,18 @@ class _Read:
     statements: list[Statement] = field(default_factory=list)
 
 
-def judge(stream: BinaryIO, delivery: Delivery, source: Source, max_file_bytes: int) -> Judged:
-    """Reads the file and says whether it can be used. Raises nothing for a bad file."""
-    rows = tempfile.TemporaryFile("w+", encoding="utf-8", newline="")  # noqa: SIM115 - returned
+def judge(
+    stream: BinaryIO, delivery: Delivery, source: Source, max_file_bytes: int, rows: Rows
+) -> Judged:
+    """Reads the file and says whether it can be used. Raises nothing for a bad file.
+
+    rows: where its lines go to. If the file can't be used, they are not complete.
+    """
     found = _Read()
     try:
         reading = read(stream, Limits(file_bytes=max_file_bytes), delivery.format)
         found.format = reading.format
-        csv.writer(rows).writerows(_rows(reading.items, found.statements))
+        csv.writer(rows.file).writerows(_rows(reading.items, found.statements, rows))
     except ReadError as error:
         verdict = Verdict(
             FileState.QUARANTINED,
@@ -75,19 +103,11 @@ def judge(stream: BinaryIO, delivery: Delivery, source: Source, max_file_bytes: 
             problem=f"{error.reason}: {error.message}",
             place=error.where,
         )
-        return Judged(verdict, (), _emptied(rows))
-    except BaseException:
-        rows.close()
-        raise
+        return Judged(verdict, ())
+    rows.file.flush()
     verdict = _verdict(found, delivery, source)
-    usable = verdict.state is FileState.INGESTED
-    return Judged(verdict, found.statements, rows if usable else _emptied(rows))
-
-
-def _emptied(rows: IO[str]) -> IO[str]:
-    rows.seek(0)
-    rows.truncate()
-    return rows
+    rows.is_complete = verdict.state is FileState.INGESTED
+    return Judged(verdict, found.statements)
 
 
 def explained_minor(statement: Statement) -> int:
@@ -146,7 +166,7 @@ def _verdict(found: _Read, delivery: Delivery, source: Source) -> Verdict:
 
 
 def _rows(
-    items: Iterator[Line | Statement], statements: list[Statement]
+    items: Iterator[Line | Statement], statements: list[Statement], rows: Rows
 ) -> Iterator[tuple[object, ...]]:
     """The rows of the lines; the statements are set aside."""
     sequence = 0
@@ -156,13 +176,15 @@ def _rows(
             statements.append(item)
         else:
             sequence += 1
+            if sequence == 1:
+                rows.first_day = item.booking_date
             yield _row(sequence, item)
 
 
 def _row(sequence: int, line: Line) -> tuple[object, ...]:
     (
-        statement, number, place, level, kind, amount_minor, currency_code, booking_date, value_date,
-        gross_minor, fee_minor, source_reference, related_reference, batch_reference,
+        statement, number, place, level, kind, amount_minor, currency_code, booking_date,
+        value_date, gross_minor, fee_minor, source_reference, related_reference, batch_reference,
         idempotency_key, operation_id, order_id, told, texts, create_time, reversal,
         original_amount_minor, original_currency_code, exchange_rate,
     ) = line  # fmt: skip

@@ -101,9 +101,7 @@ SELECT (SELECT count(*) FROM day_line) AS lines, {of_captures},
         )) AS before
 """
 _BANK_INPUTS = text(
-    _INPUTS.format(
-        ctes="", of_captures="0 AS captures, 0 AS met, 0 AS nameless, 0 AS registered"
-    )
+    _INPUTS.format(ctes="", of_captures="0 AS captures, 0 AS met, 0 AS nameless, 0 AS registered")
 )
 _PSP_INPUTS = text(
     _INPUTS.format(
