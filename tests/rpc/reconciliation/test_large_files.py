@@ -46,10 +46,10 @@ def meanwhile(monkeypatch: pytest.MonkeyPatch) -> list[str]:
     return tries
 
 
-def day_file(**cells: object) -> DayFile:
+def day_file() -> DayFile:
     file = DayFile(1000)
     for _ in range(LINES):
-        file.line(100, 1, psp_reference=reference(), booking_date=DAY, **cells)
+        file.line(100, 1, psp_reference=reference(), booking_date=DAY)
     return file
 
 
