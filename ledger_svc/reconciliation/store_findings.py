@@ -45,11 +45,17 @@ _IS_DUPLICATE = """
 )
 """
 
+# A source that rounds says so by a line that is about nothing of ours.
+_IS_ROUNDING = """
+kind = 'ADJUSTMENT' AND op IS NULL AND line.order_id IS NULL AND line.related_reference = ''
+AND abs(line.amount_minor) <= cast(:rounding_tolerance_minor AS bigint)
+"""
+
 # Classes that post by themselves; the others wait for an operator. A fee only within the
 # source's tolerance.
 AUTOMATIC = (
     C.NONE, C.NEVER_SETTLED, C.UNKNOWN_TO_US, C.AMOUNT_DIFFERS, C.DUPLICATE_IN_FILE,
-    C.REFUND_DIFFERS, C.CHARGEBACK, C.STATUS_DIFFERS, C.FX_DIFFERENCE,
+    C.REFUND_DIFFERS, C.CHARGEBACK, C.STATUS_DIFFERS, C.FX_DIFFERENCE, C.CLOSING_DIFFERS,
 )  # fmt: skip
 _IS_AUTOMATIC = f"class IN ({', '.join(str(int(one)) for one in AUTOMATIC)})"
 
@@ -116,6 +122,7 @@ WITH {NEARBY}, choice AS (
            WHEN kind IN (
              'RESERVE_HOLD', 'RESERVE_RELEASE', 'BALANCE_TRANSFER', 'INVOICE_DEDUCTION'
            ) THEN {C.RESERVE_OR_TRANSFER}
+           WHEN {_IS_ROUNDING} THEN {C.CLOSING_DIFFERS}
            ELSE {C.UNKNOWN_TO_US}
          END AS class
   FROM line
@@ -146,6 +153,7 @@ WITH {NEARBY}, choice AS (
            WHEN class = {C.NONE} THEN {K.BANK_CASH}
            WHEN class = {C.CHARGEBACK} THEN {K.DISPUTE_RECEIVABLE}
            WHEN class = {C.FX_DIFFERENCE} THEN {K.FX}
+           WHEN class = {C.CLOSING_DIFFERS} THEN {K.ROUNDING}
            ELSE {K.SUSPENSE}
          END,
          CASE WHEN class = {C.NONE} AND kind <> 'FEE' THEN cast(:bank AS text) ELSE :source END,
@@ -252,6 +260,21 @@ SELECT :run_id,
        {C.CHAIN_BROKEN}, false, false, {K.PSP_RECEIVABLE}, {K.SUSPENSE}, :source,
        opening_minor - before_minor, currency, file_id, NULL, NULL, NULL, NULL, '', 'CHAIN'
 FROM broken
+""")
+
+# A day that should have a file and has none. Where balances show it too, that is enough.
+MISSING_DAY = text(f"""
+{INSERT}
+SELECT :run_id,
+       paymesh_id(NULL, 'settlement_finding', :source, 'missing_day', cast(:day AS text)),
+       {C.CHAIN_BROKEN}, false, false, {K.PSP_RECEIVABLE}, {K.SUSPENSE}, :source, 0, currency,
+       file_id, NULL, NULL, NULL, NULL, '', 'DAY_MISSING ' || cast(:missing_day AS date)
+FROM statement
+WHERE source = :source AND settlement_date = :day AND is_current AND NOT EXISTS (
+  SELECT FROM run_finding WHERE run_id = :run_id AND class = {C.CHAIN_BROKEN}
+)
+ORDER BY currency, file_id, number
+LIMIT 1
 """)
 
 # A transfer that is not the sum of the lines that name it. It moves nothing of its own.

@@ -34,10 +34,15 @@ Before: TypeAlias = tuple[datetime, UUID] | None
 
 
 class Around(NamedTuple):
-    """The runs around a day. cut_off_time: of the one before; last_day: of the last one."""
+    """What is around a day.
+
+    cut_off_time: of the run before; last_day: of the last run; file_day: the day before this
+    one that has a file.
+    """
 
     cut_off_time: datetime | None
     last_day: date | None
+    file_day: date | None
 
 
 _ANALYZE = text("""
@@ -45,8 +50,15 @@ ANALYZE (SKIP_LOCKED) journal, entry, settlement_file, statement, settlement_lin
   settlement_match, settlement_booking
 """)
 
-_AROUND = text("""
-SELECT max(cut_off_time) FILTER (WHERE settlement_date < :day), max(settlement_date)
+_AROUND = text(f"""
+SELECT max(cut_off_time) FILTER (WHERE settlement_date < :day), max(settlement_date),
+       greatest(
+         (SELECT max(settlement_date) FROM settlement_file
+          WHERE source = :source AND settlement_date < :day
+            AND state = {FileState.INGESTED}),
+         (SELECT max(settlement_date) FROM statement
+          WHERE source = :source AND settlement_date < :day AND is_current)
+       )
 FROM reconciliation_run WHERE source = :source
 """)
 
@@ -59,22 +71,24 @@ WHERE source = :source AND settlement_date = :day AND is_current
 ORDER BY file_id
 """)
 
-# Days of which a line waited for its capture, and the capture came; or of whose operation
-# the register says something else by now.
+# Days that a day before them may have completed by now; of which a line waited for its
+# capture, and the capture came; or of whose operation the register says something else.
 _LATE_DAYS = text(f"""
 SELECT DISTINCT b.settlement_date
 FROM settlement_break AS b
 WHERE b.source = :source AND b.settlement_date <> :day AND NOT b.on_ledger_side
   AND b.state IN ({BreakState.OPEN}, {BreakState.POSTED}, {BreakState.SUGGESTED})
-  AND b.class IN ({BreakClass.UNKNOWN_TO_US}, {BreakClass.STATUS_DIFFERS})
   AND (
-    EXISTS (
-      SELECT FROM journal AS j
-      WHERE j.journal_id = paymesh_journal_id('capture', b.operation_id, 0)
-    )
-    OR EXISTS (
-      SELECT FROM operation_register AS r
-      WHERE r.operation_id = b.operation_id AND b.rule <> {REGISTER_RULE}
+    b.class = {BreakClass.CHAIN_BROKEN}
+    OR b.class IN ({BreakClass.UNKNOWN_TO_US}, {BreakClass.STATUS_DIFFERS}) AND (
+      EXISTS (
+        SELECT FROM journal AS j
+        WHERE j.journal_id = paymesh_journal_id('capture', b.operation_id, 0)
+      )
+      OR EXISTS (
+        SELECT FROM operation_register AS r
+        WHERE r.operation_id = b.operation_id AND b.rule <> {REGISTER_RULE}
+      )
     )
   )
 ORDER BY b.settlement_date
@@ -101,7 +115,11 @@ SET state = CASE
       ) THEN {RunState.OPEN}
       WHEN EXISTS (
         SELECT FROM run_finding AS f WHERE f.run_id = :run_id AND f.class > 0
-      ) THEN {RunState.EXPLAINED}
+      ) OR (
+        -- What does not prove itself whole may have been cut, and the rest of it may match.
+        SELECT bool_and(coalesce(s.ties, false)) FROM statement AS s
+        WHERE s.source = :source AND s.settlement_date = :day AND s.is_current
+      ) IS NOT TRUE THEN {RunState.EXPLAINED}
       ELSE {RunState.BALANCED}
     END,
     matched = {{matched}}
@@ -189,7 +207,7 @@ async def analyze(connection: AsyncConnection) -> None:
 
 
 async def read_around(connection: AsyncConnection, source: str, day: date) -> Around:
-    """The runs before and after this day."""
+    """The runs and files before and after this day."""
     row = (await connection.execute(_AROUND, {"source": source, "day": day})).one()
     return Around(*row)
 
@@ -227,6 +245,7 @@ async def run(
     await connection.execute(_INSERT_RUN, given)
     for statement in (
         *(_BANK if is_bank else _PSP),
+        *([] if day["missing_day"] is None else [store_findings.MISSING_DAY]),
         store_post.APPROVE,
         store_post.REVERSE,
         store_post.POST,
