@@ -12,8 +12,8 @@ PYTHON ?= $(shell for p in python3 python3.14 python3.13 python3.12 python3.11; 
 	done)
 
 .DEFAULT_GOAL := help
-.PHONY: help setup gen fresh gen-check lint format types breaking test check demo bench faults \
-	faults-all faults-real soak night mutants conformance secrets lock clean
+.PHONY: help setup gen fresh gen-check lint format types breaking test check demo bench \
+	bench-night faults faults-all faults-real soak night mutants conformance secrets lock clean
 
 help: ## this list
 	@awk -F ':.*## ' '/^[a-z-]+:.*## / {printf "  make %-11s %s\n", $$1, $$2}' Makefile
@@ -76,6 +76,9 @@ demo: setup ## the mesh, and a first payment through it
 
 bench: setup ## measure
 	$(BIN)/python -m bench
+
+bench-night: setup ## measure a night: a million lines, and 500 MB of camt.053
+	$(BIN)/python -m bench.settlement
 
 faults: setup ## every fault, and pairs of faults, in one process: docs/faults.md
 	$(BIN)/python -m bench.failpoints
