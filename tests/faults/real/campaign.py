@@ -1,0 +1,198 @@
+"""One payment with one order and faults on its way, again and again, on one mesh of processes."""
+
+from __future__ import annotations
+
+import json
+import os
+import random
+import signal
+import threading
+import time
+from collections import Counter
+from collections.abc import Iterator, Sequence
+from contextlib import contextmanager
+from pathlib import Path
+from typing import NamedTuple
+
+import grpc
+from paymesh.payment.v1 import payment_pb2 as pb
+from paymesh.payment.v1 import payment_service_pb2 as service_pb
+from paymesh.payment.v1.payment_service_pb2_grpc import PaymentServiceStub
+
+from tests.faults.checker import Sessions, Told, Urls, Violation, check, opened, prepare
+from tests.faults.real.inside import FOLDER, PLAN, Fault, Plan
+from tests.support.checkout import new_checkout
+from tests.support.folders import open_folder
+from tests.support.load import SHORT_WAITS
+from tests.support.mesh import RunningMesh, eventually, fresh, open_channel, started
+from tests.support.refusals import refusal_of
+
+SIGNALS = ("SIGKILL", "SIGSTOP")
+
+_SITE = Path(__file__).parent / "site"
+# Longer than the lease and the PSP's deadline: late is as good as lost.
+_STOPPED_S = 1.2
+_DEADLINE_S = 2.0
+_AGAIN_AFTER_S = 0.05
+_POLL_S = 0.02
+_ENDS_WITHIN_S = 60.0
+# A payment is accepted and finished by commits of one name.
+_MOST_OFTEN = 2
+# Work beside a payment (a lease is renewed) passes within this time.
+_LISTENED_S = 3.0
+
+
+class Outcome(NamedTuple):
+    """What came of a scenario. fired: how many of its faults happened, in their order."""
+
+    faults: Sequence[Fault]
+    fired: int
+    violations: list[Violation]
+
+    @property
+    def is_whole(self) -> bool:
+        """Whether all its faults happened."""
+        return self.fired == len(self.faults)
+
+
+class Campaign:
+    """A mesh whose processes do what the plan says."""
+
+    def __init__(self, mesh: RunningMesh, sessions: Sessions, folder: Path) -> None:
+        self._mesh = mesh
+        self._sessions = sessions
+        self._folder = folder
+
+    def points(self) -> list[tuple[str, int]]:
+        """Every moment that a payment passes, how often up to twice, and work beside it."""
+        plan = Plan(fresh("listen"), [], listen=True)
+        self._write(plan)
+        self._mesh.paid(new_checkout())
+        time.sleep(_LISTENED_S)
+        counts = Counter(plan.passed(self._folder).read_text().splitlines())
+        return [
+            (point, nth)
+            for point, count in sorted(counts.items())
+            for nth in range(1, min(count, _MOST_OFTEN) + 1)
+        ]
+
+    def run(self, faults: Sequence[Fault]) -> Outcome:
+        """Pays while these faults happen, one after the other, and checks the payment at rest."""
+        plan = Plan(fresh("plan"), list(faults))
+        self._write(plan)
+        caller = _Caller(self._mesh.supervisor.target("payment"))
+        healed = 0
+        started_s = time.monotonic()
+        while self._goes_on(caller, healed, time.monotonic() - started_s):
+            healed += self._heal(plan, healed)
+            time.sleep(_POLL_S)
+        # Nothing more is to happen; what did at the last moment is healed as well.
+        self._write(Plan("over", []))
+        time.sleep(_POLL_S)
+        while self._heal(plan, healed):
+            healed += 1
+        caller.patient = False
+        caller.join()
+        eventually(lambda: self._rests(caller), _ENDS_WITHIN_S)
+        found = check(self._sessions, caller.told, payment_ids=[])
+        return Outcome(faults, healed, found)
+
+    def _goes_on(self, caller: _Caller, healed: int, passed_s: float) -> bool:
+        """Until the caller was told and the payment rests, and something has happened."""
+        if passed_s > _ENDS_WITHIN_S:
+            return False
+        if caller.is_alive() or not self._rests(caller):
+            return True
+        return not healed and passed_s < _LISTENED_S
+
+    def _heal(self, plan: Plan, healed: int) -> int:
+        """Starts again who was killed by the next fault, or lets go on; 1 if it had happened."""
+        if healed == len(plan.faults) or not plan.fired(self._folder, healed).exists():
+            return 0
+        fault = plan.faults[healed]
+        service = fault.point.partition(" ")[0].removesuffix("_svc")
+        if fault.signal == "SIGKILL":
+            self._mesh.supervisor.restart(service)
+        else:
+            time.sleep(_STOPPED_S)
+            os.kill(self._mesh.supervisor.pid(service), signal.SIGCONT)
+        return 1
+
+    def _rests(self, caller: _Caller) -> bool:
+        with self._sessions.payment.cursor() as cursor:
+            row = cursor.execute(
+                "SELECT state FROM payment WHERE request_id = %s", (caller.request.request_id,)
+            ).fetchone()
+        return row is not None and row[0] != pb.PAYMENT_STATE_PROCESSING
+
+    def _write(self, plan: Plan) -> None:
+        path = self._folder / PLAN
+        new = path.with_suffix(".new")
+        new.write_text(json.dumps(plan))
+        new.replace(path)
+
+
+class _Caller(threading.Thread):
+    """Asks until it is told."""
+
+    def __init__(self, target: str) -> None:
+        super().__init__(daemon=True)
+        self.request: service_pb.CreatePaymentRequest = new_checkout()
+        self.told: list[Told] = []
+        self.patient = True
+        self._target = target
+        self.start()
+
+    def run(self) -> None:
+        with open_channel(self._target) as channel:
+            stub = PaymentServiceStub(channel)
+            while self.patient and not (self.told and self.told[-1].payment):
+                asked_s = time.monotonic()
+                try:
+                    payment = stub.CreatePayment(self.request, timeout=_DEADLINE_S).payment
+                except grpc.RpcError as error:
+                    reason = refusal_of(error).reason
+                    self.told.append(Told(self.request, None, reason, asked_s, time.monotonic()))
+                    time.sleep(_AGAIN_AFTER_S)
+                else:
+                    self.told.append(Told(self.request, payment, "", asked_s, time.monotonic()))
+
+
+def singles(points: Sequence[tuple[str, int]]) -> Iterator[tuple[Fault, ...]]:
+    """Every signal at every moment."""
+    for point, nth in points:
+        for name in SIGNALS:
+            yield (Fault(point, name, nth),)
+
+
+def pairs(points: Sequence[tuple[str, int]], count: int, seed: int) -> Iterator[tuple[Fault, ...]]:
+    """So many ordered pairs of them, drawn."""
+    chance = random.Random(seed)
+    for _ in range(count):
+        drawn = [(*chance.choice(points), chance.choice(SIGNALS)) for _ in range(2)]
+        yield tuple(Fault(point, name, nth) for point, nth, name in drawn)
+
+
+@contextmanager
+def campaign() -> Iterator[Campaign]:
+    """A mesh of its own for scenarios, one after the other."""
+    with open_folder(in_memory=True) as folder, _environment(folder):
+        (folder / PLAN).write_text(json.dumps(Plan("none", [])))
+        with started(folder / "mesh", postgres=None, **SHORT_WAITS) as mesh:
+            prepare(Urls.of(mesh.databases))
+            with opened(Urls.of(mesh.databases)) as sessions:
+                yield Campaign(mesh, sessions, folder)
+
+
+@contextmanager
+def _environment(folder: Path) -> Iterator[None]:
+    """What the services inherit: the code that makes them fail, and where the plan is."""
+    before = dict(os.environ)
+    paths = [str(_SITE), before.get("PYTHONPATH", "")]
+    os.environ[FOLDER] = str(folder)
+    os.environ["PYTHONPATH"] = os.pathsep.join(path for path in paths if path)
+    try:
+        yield
+    finally:
+        os.environ.clear()
+        os.environ.update(before)
