@@ -18,7 +18,7 @@ from typing import Any
 import grpc
 from grpc.aio import ClientCallDetails, Metadata
 
-from mesh import deadline
+from mesh import deadline, failpoints
 from mesh.metrics import Calls
 
 MAX_MESSAGE_BYTES = 4 * 1024 * 1024
@@ -52,7 +52,7 @@ def open_channel(
         "methodConfig": [method_config],
         "retryThrottling": _RETRY_THROTTLING,
     }
-    return grpc.aio.insecure_channel(
+    channel = grpc.aio.insecure_channel(
         target,
         options=[
             ("grpc.service_config", json.dumps(service_config)),
@@ -73,6 +73,8 @@ def open_channel(
         ],
         interceptors=_deadlines(default_timeout_s),
     )
+    points = failpoints.installed()
+    return channel if points is None else points.channel(target, channel)
 
 
 def _deadlines(default_timeout_s: float) -> Sequence[grpc.aio.ClientInterceptor]:

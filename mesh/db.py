@@ -31,7 +31,9 @@ from sqlalchemy.exc import (
 from sqlalchemy.exc import TimeoutError as PoolTimeoutError
 from sqlalchemy.ext.asyncio import AsyncConnection, AsyncEngine, create_async_engine
 
+from mesh import failpoints
 from mesh.errors import MeshError, Reason
+from mesh.failpoints import Failpoints, Moment
 
 T = TypeVar("T")
 
@@ -170,6 +172,7 @@ class Database:
         }
         options = " ".join(f"-c {name}={value}" for name, value in settings.items())
         parsed = make_url(url).set(drivername="postgresql+psycopg")
+        self._failpoints = failpoints.installed()
         self.address = f"{parsed.host or 'localhost'}:{parsed.port or 5432}/{parsed.database}"
         """Host, port and database, for messages; without the password."""
         engine = partial(
@@ -243,6 +246,7 @@ class Database:
         self, name: str, work: Callable[[AsyncConnection], Awaitable[T]], mode: _Mode
     ) -> T:
         engine = self._transactions if mode is _Mode.TRANSACTION else self._statements
+        points = self._failpoints
         connected = committing = False
         done = [0]
         try:
@@ -251,10 +255,16 @@ class Database:
                 if mode is not _Mode.TRANSACTION:
                     connection.info[_DONE] = done
                 committing = mode is _Mode.ONE_WRITE  # each statement may be the COMMIT
+                if points is not None and mode is not _Mode.TRANSACTION:
+                    await _begins(points, name, mode, connection)
                 result = await work(connection)
                 if mode is _Mode.TRANSACTION:
                     committing = True
+                    if points is not None:
+                        await points.commit(name, Moment.BEFORE, connection)
                     await connection.commit()
+                if points is not None and mode is not _Mode.READ:
+                    await points.commit(name, Moment.AFTER, connection)
                 return result
         except PoolTimeoutError as error:
             raise Busy(name, error) from None
@@ -271,6 +281,13 @@ class Database:
             # Not `from error`: whatever logs an exception logs its cause, and the driver's
             # text holds values ("Key (reference)=(…) already exists").
             raise failed.with_traceback(error.__traceback__) from None
+
+
+async def _begins(points: Failpoints, name: str, mode: _Mode, connection: AsyncConnection) -> None:
+    if mode is _Mode.READ:
+        await points.read(name, connection)
+    else:
+        await points.commit(name, Moment.BEFORE, connection)
 
 
 async def copy_in(

@@ -1,0 +1,70 @@
+"""`make faults`: every single fault, every ordered pair of the flow with one order, samples.
+
+python -m tests.faults.engine                       singles and pairs; docs/faults.md
+python -m tests.faults.engine --pairs 0             singles alone
+python -m tests.faults.engine --all                 every pair of every flow
+python -m tests.faults.engine --triples 20000       sampled triples of the flow with one order
+python -m tests.faults.engine --replay 'SCENARIO'   one scenario, with the services' log
+"""
+
+from __future__ import annotations
+
+import argparse
+import asyncio
+import os
+import sys
+import time
+from pathlib import Path
+
+from tests.faults.engine import campaign, report
+from tests.faults.engine.crew import Crew
+from tests.faults.engine.faults import Scenario
+from tests.faults.engine.flows import FLOWS
+from tests.faults.engine.worker import LOGS
+
+
+def main() -> int:
+    """Runs what the arguments say; 1 if anything failed."""
+    parser = argparse.ArgumentParser(prog="python -m tests.faults.engine")
+    parser.add_argument("--flow", action="append", choices=sorted(FLOWS), default=[])
+    parser.add_argument("--pairs", type=int, default=campaign.PAIRS_OF_OTHERS, metavar="N")
+    parser.add_argument("--pairs-of-one-order", type=int, default=None, metavar="N")
+    parser.add_argument("--triples", type=int, default=0, metavar="N")
+    parser.add_argument("--all", action="store_true")
+    parser.add_argument("--seed", type=int, default=1)
+    parser.add_argument("--report", type=Path)
+    parser.add_argument("--replay", type=Scenario.parse, metavar="SCENARIO")
+    asked = parser.parse_args()
+    if asked.replay is not None:
+        return asyncio.run(_replay(asked.replay))
+    plan = campaign.Asked(
+        flows=asked.flow or list(FLOWS),
+        pairs=None if asked.all else asked.pairs,
+        pairs_of_one_order=asked.pairs_of_one_order,
+        triples=asked.triples,
+        seed=asked.seed,
+    )
+    started = time.monotonic()
+    done = asyncio.run(campaign.run(plan, _say))
+    text = report.text(done, plan, seconds=time.monotonic() - started)
+    if asked.report is not None:
+        asked.report.write_text(text)
+    _say(report.summary(done, time.monotonic() - started))
+    return 1 if report.failures(done) else 0
+
+
+async def _replay(scenario: Scenario) -> int:
+    os.environ[LOGS] = "1"
+    async with Crew(1, 1) as crew:
+        (result,) = await crew.run([scenario])
+    _say(report.told(result))
+    return 1 if result.problems or not result.all_fired else 0
+
+
+def _say(text: str) -> None:
+    sys.stdout.write(f"{text}\n")
+    sys.stdout.flush()
+
+
+if __name__ == "__main__":
+    sys.exit(main())

@@ -1,0 +1,100 @@
+"""Flow by flow: what is passed when nothing fails, every single fault, and then more."""
+
+from __future__ import annotations
+
+import time
+from collections import Counter
+from collections.abc import Callable, Sequence
+from dataclasses import dataclass, field
+
+from tests.faults.engine import plan
+from tests.faults.engine.crew import Crew
+from tests.faults.engine.faults import Scenario
+from tests.faults.engine.run import Result
+
+EXHAUSTIVE = "one-order"
+"""The flow of which every ordered pair is run."""
+PAIRS_OF_OTHERS = 3_000
+_RUNS_WITHOUT_FAULT = 6
+_PROGRESS_S = 30.0
+
+Say = Callable[[str], None]
+
+
+@dataclass(frozen=True, slots=True)
+class Asked:
+    """How much to run. pairs: of each other flow, None for all; so pairs_of_one_order."""
+
+    flows: Sequence[str]
+    pairs: int | None = PAIRS_OF_OTHERS
+    pairs_of_one_order: int | None = None
+    triples: int = 0
+    seed: int = 1
+
+
+@dataclass(slots=True)
+class Done:
+    """What was run of a flow. points: its passages when nothing fails."""
+
+    flow: str
+    points: Counter[str]
+    singles: list[Result] = field(default_factory=list)
+    pairs: list[Result] = field(default_factory=list)
+    triples: list[Result] = field(default_factory=list)
+    pairs_in_all: int = 0
+    seconds: float = 0.0
+
+    @property
+    def results(self) -> list[Result]:
+        """All scenarios with a fault."""
+        return [*self.singles, *self.pairs, *self.triples]
+
+
+async def run(asked: Asked, say: Say) -> list[Done]:
+    """Runs all that is asked for."""
+    async with Crew() as crew:
+        return [await _run(crew, flow, asked, say) for flow in asked.flows]
+
+
+async def _run(crew: Crew, flow: str, asked: Asked, say: Say) -> Done:
+    started = time.monotonic()
+    quiet = await crew.run_each([Scenario(flow)] * _RUNS_WITHOUT_FAULT)
+    done = Done(flow, plan.always(passed for result in quiet for passed in result.passed))
+    done.singles = await crew.run(plan.singles(flow, done.points), _Progress(say, f"{flow}, one"))
+    pairs = [pair for r in done.singles if r.all_fired for pair in _more(r)]
+    done.pairs_in_all = len(pairs)
+    most = asked.pairs_of_one_order if flow == EXHAUSTIVE else asked.pairs
+    if most is not None:
+        pairs = plan.sample(pairs, most, asked.seed)
+    done.pairs = await crew.run(pairs, _Progress(say, f"{flow}, two of {len(pairs)}"))
+    if asked.triples and flow == EXHAUSTIVE:
+        triples = plan.sample(
+            (triple for r in done.pairs if r.all_fired for triple in _more(r)),
+            asked.triples,
+            asked.seed,
+        )
+        done.triples = await crew.run(triples, _Progress(say, f"{flow}, three of {len(triples)}"))
+    done.seconds = time.monotonic() - started
+    return done
+
+
+def _more(result: Result) -> list[Scenario]:
+    return plan.followed(result.scenario, result.passed[-1])
+
+
+class _Progress:
+    """Says each failure at once, and from time to time how far it is."""
+
+    def __init__(self, say: Say, what: str) -> None:
+        self._say = say
+        self._what = what
+        self._count = 0
+        self._next = time.monotonic() + _PROGRESS_S
+
+    def __call__(self, result: Result) -> None:
+        self._count += 1
+        if result.problems:
+            self._say(f"FAILED {result.scenario}: {result.problems[0].strip().splitlines()[-1]}")
+        if time.monotonic() > self._next:
+            self._next = time.monotonic() + _PROGRESS_S
+            self._say(f"{self._what} fault(s) at a time: {self._count} scenarios")

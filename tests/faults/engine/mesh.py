@@ -1,0 +1,310 @@
+"""Five services in this process, whose every commit and call can fail."""
+
+from __future__ import annotations
+
+import asyncio
+import itertools
+import os
+from collections.abc import Awaitable, Callable, Mapping
+from contextlib import suppress
+from typing import TYPE_CHECKING, Any
+
+import grpc
+from paymesh.payment.v1.payment_service_pb2_grpc import PaymentServiceStub
+from pydantic import BaseModel
+
+import executor_svc.config
+import executor_svc.main
+import ledger_svc.config
+import ledger_svc.main
+import payment_svc.config
+import payment_svc.main
+import psp_stub.config
+import psp_stub.main
+import wallet_svc.config
+import wallet_svc.main
+from mesh import failpoints
+from mesh.channel import open_channel
+from mesh.db import Database
+from mesh.errors import MeshError
+from tests.faults.engine.faults import Fault, Scenario
+from tests.faults.engine.passages import Passages
+from tests.faults.engine.process import Life, background
+
+if TYPE_CHECKING:
+    from paymesh.payment.v1.payment_service_pb2_grpc import PaymentServiceAsyncStub
+
+    from mesh.server import Server
+
+SERVICES = ("psp_stub", "executor", "wallet", "ledger", "payment")
+"""In the order in which they are started: each needs only those before it."""
+
+SETTINGS: Mapping[str, Mapping[str, Any]] = {
+    "payment": {
+        "lease_ms": 600,
+        "poll_ms": 20,
+        "call_deadline_ms": 500,
+        "item_timeout_ms": 1_000,
+        "pending_first_ms": 20,
+        "pending_most_ms": 40,
+        "unknown_first_ms": 20,
+        "unknown_most_ms": 40,
+        "delayed_first_ms": 20,
+        "delayed_most_ms": 40,
+        "parked_poll_ms": 40,
+        "evidence_poll_ms": 30_000,
+    },
+    "executor": {
+        "psp_deadline_ms": 400,
+        "look_up_deadline_ms": 400,
+        "ladder_backoff_ms": 2,
+        "key_window_s": 3600.0,
+    },
+    "wallet": {},
+    "ledger": {},
+    "psp_stub": {"slow_ms": 20.0, "pending_ms": 60.0, "key_memory_s": 3600.0},
+}
+"""Waits of milliseconds, each still longer than what it has to outlast. Some lie below what
+the services' settings allow in production."""
+
+PAUSE_S = 0.7
+"""Longer than the deadline of any call and than the lease."""
+RESTART_S = 0.02
+PATIENCE_S = 30.0
+"""Far more than anything takes on a machine that is busy with other scenarios."""
+
+
+_numbers = itertools.count(1)
+
+
+def _own_address() -> str:
+    """A loopback address of a mesh's own.
+
+    What starts again finds its port free there: on 127.0.0.1 a neighbour may have taken it,
+    and would be called instead.
+    """
+    process = os.getpid() % (1 << 16)
+    return f"127.{1 + process // 256 % 250}.{process % 256}.{next(_numbers) % 250 + 1}"
+
+
+class FailingMesh:
+    """A mesh over its own databases; one scenario at a time passes through it."""
+
+    def __init__(
+        self, urls: Mapping[str, str], more: Mapping[str, Mapping[str, Any]] | None = None
+    ) -> None:
+        """`urls`: service → the URL of its database. `more`: settings beyond SETTINGS."""
+        self._urls = urls
+        self._host = _own_address()
+        self._more = more or {}
+        self._ports: dict[str, list[int]] = {}
+        self._lives: dict[str, list[Life]] = {service: [] for service in SERVICES}
+        self._client = Life("client", self)
+        self._beside: set[asyncio.Future[object]] = set()
+        self._dead: list[Life] = []
+        self._late: list[Callable[[], Awaitable[object]]] = []
+        self._passages: Passages | None = None
+        self.payments: PaymentServiceAsyncStub
+
+    # --- its life -----------------------------------------------------------------------
+
+    async def start(self) -> None:
+        """Starts one of each service, and a client."""
+        for service in SERVICES:
+            await self._start(service, 0)
+        # A second replica of payment_svc has its address from the start, and is down.
+        self._ports["payment"].append(await self._free_port())
+        with self._client.installed():
+            channel = open_channel(self._target("payment"), retries=False)
+        self.payments = PaymentServiceStub(channel)
+
+    async def stop(self) -> None:
+        """Ends everything."""
+        for lives in self._lives.values():
+            for one in lives:
+                one.crash()
+        self._client.crash()
+        await self.quiet()
+        for one in (
+            self._client,
+            *self._dead,
+            *(o for lives in self._lives.values() for o in lives),
+        ):
+            await one.forget()
+
+    async def quiet(self) -> None:
+        """Waits for what goes on beside the scenario: late requests, services that start."""
+        while self._beside:
+            await asyncio.wait(set(self._beside), timeout=PATIENCE_S)
+
+    def begin(self, scenario: Scenario) -> Passages:
+        """From here on passages are counted and faults happen."""
+        self._late.clear()
+        self._passages = Passages(scenario)
+        return self._passages
+
+    async def deliver_late(self) -> None:
+        """What arrives when all is over."""
+        late, self._late = self._late, []
+        for work in late:
+            with suppress(grpc.RpcError):
+                await work()
+
+    async def end(self) -> None:
+        """One of each service again, whatever the scenario left."""
+        self._passages = None
+        await self.quiet()
+        extra = self._lives["payment"][1:]
+        for one in extra:
+            one.crash()
+        await self.quiet()
+        del self._lives["payment"][1:]
+        for one in (*extra, *self._dead):
+            await one.forget()
+        self._dead.clear()
+
+    async def _start(self, service: str, replica: int) -> None:
+        owner = Life(service, self)
+        ports = self._ports.setdefault(service, [])
+        port = ports[replica] if replica < len(ports) else 0
+        settings = self._settings(service, port)
+        try:
+            with owner.installed():
+                server, work = await self._wire(service, owner, settings)
+                owner.server = server
+                await server.start()
+        except MeshError:
+            owner.crash()
+            self._dead.append(owner)
+            raise
+        if replica >= len(ports):
+            ports.append(server.port)
+        lives = self._lives[service]
+        lives[replica:] = [owner, *lives[replica + 1 :]]
+        background(owner, work)
+
+    async def _wire(
+        self, service: str, owner: Life, settings: Any
+    ) -> tuple[Server, list[Callable[[], Awaitable[None]]]]:
+        def opened(**more: Any) -> Database:
+            made = Database(settings.database_url, application_name=service, **more)
+            owner.adopt(made)
+            return made
+
+        match service:
+            case "payment":
+                wired = payment_svc.main.wire(settings, opened())
+                await wired.lease.open()
+                return wired.server, list(wired.background)
+            case "executor":
+                channel = open_channel(settings.psp_target, retries=False)
+                server, work = executor_svc.main.wire(settings, opened(), channel)
+            case "wallet":
+                server, work = wallet_svc.main.wire(settings, opened())
+            case "ledger":
+                server, work = ledger_svc.main.wire(settings, opened())
+            case _:
+                server, work = psp_stub.main.wire(settings, opened(by_key=False))
+        return server, [work]
+
+    def _settings(self, service: str, port: int) -> BaseModel:
+        module = {
+            "payment": payment_svc.config,
+            "executor": executor_svc.config,
+            "wallet": wallet_svc.config,
+            "ledger": ledger_svc.config,
+            "psp_stub": psp_stub.config,
+        }[service]
+        targets = {
+            "payment": ("executor", "wallet", "ledger"),
+            "executor": ("psp_stub",),
+            "ledger": ("psp_stub",),
+        }.get(service, ())
+        settings: BaseModel = module.Settings(
+            host=self._host, port=port, database_url=self._urls[service]
+        )
+        named = {
+            "psp_target" if callee == "psp_stub" else f"{callee}_target": self._target(callee)
+            for callee in targets
+        }
+        return settings.model_copy(
+            update={**named, **SETTINGS[service], **self._more.get(service, {})}
+        )
+
+    def _target(self, service: str) -> str:
+        return "ipv4:" + ",".join(f"{self._host}:{port}" for port in self._ports[service])
+
+    async def _free_port(self) -> int:
+        listening = await asyncio.start_server(lambda *_: None, self._host, 0)
+        port: int = listening.sockets[0].getsockname()[1]
+        listening.close()
+        await listening.wait_closed()
+        return port
+
+    # --- Surroundings -------------------------------------------------------------------
+
+    def at(self, point: str) -> Fault | None:
+        """See Passages.at; None between scenarios."""
+        return None if self._passages is None else self._passages.at(point)
+
+    def died(self, service: str, *, replicas: int) -> None:
+        """Starts it again, as so many."""
+        # A later task of nobody's: the one that died must not own its successor.
+        self.beside(self._again(service, replicas))
+
+    async def _again(self, service: str, replicas: int) -> None:
+        dead = [(i, one) for i, one in enumerate(self._lives[service]) if not one.alive]
+        for _, one in dead:
+            await one.gone()
+        self._dead += [one for _, one in dead]
+        wanted = [i for i, _ in dead] or [0]
+        if replicas > 1:
+            wanted = sorted({*wanted, *range(replicas)})
+        living = {i for i, one in enumerate(self._lives[service]) if one.alive}
+        await asyncio.gather(*(self._revive(service, i) for i in wanted if i not in living))
+
+    async def _revive(self, service: str, replica: int) -> None:
+        """Starts it again and again, as a supervisor does."""
+        while True:
+            try:
+                await self._start(service, replica)
+            except MeshError:
+                await asyncio.sleep(RESTART_S)
+            else:
+                return
+
+    def cut_all(self) -> None:
+        """Ends every session of every service."""
+        for lives in self._lives.values():
+            for one in lives:
+                one.cut()
+
+    def callee(self, target: str) -> str:
+        """The service at an address."""
+        return next(service for service in self._ports if self._target(service) == target)
+
+    def pause(self, service: str) -> None:
+        """Stops a service for a while."""
+        for one in self._lives[service]:
+            one.running.clear()
+            asyncio.get_running_loop().call_later(PAUSE_S, one.running.set)
+
+    def later(self, work: Callable[[], Awaitable[object]]) -> None:
+        """Does something when all is over."""
+        self._late.append(work)
+
+    def beside(self, work: Awaitable[object]) -> None:
+        """Does something in nobody's name."""
+        token = failpoints.install(None)
+        try:
+            task = asyncio.ensure_future(_unheard(work))
+        finally:
+            failpoints.uninstall(token)
+        self._beside.add(task)
+        task.add_done_callback(self._beside.discard)
+
+
+async def _unheard(work: Awaitable[object]) -> object:
+    with suppress(grpc.RpcError, asyncio.CancelledError):
+        return await work
+    return None

@@ -1,0 +1,90 @@
+"""One scenario after the other through one mesh."""
+
+from __future__ import annotations
+
+import asyncio
+import time
+import traceback
+from collections import Counter
+from dataclasses import dataclass, field
+
+from tests.faults.checker import Sessions, check
+from tests.faults.engine.faults import Scenario
+from tests.faults.engine.flows import FLOWS, Caller, Flow, pay
+from tests.faults.engine.mesh import FailingMesh
+from tests.faults.engine.passages import Passages
+
+
+@dataclass(slots=True)
+class Result:
+    """How a scenario went. problems: none if all is well."""
+
+    scenario: Scenario
+    seconds: float = 0.0
+    fired: int = 0
+    passed: list[Counter[str]] = field(default_factory=list)
+    problems: list[str] = field(default_factory=list)
+    told: list[str] = field(default_factory=list)
+
+    @property
+    def all_fired(self) -> bool:
+        """Whether every fault has happened."""
+        return self.fired == len(self.scenario.faults)
+
+
+async def run(mesh: FailingMesh, books: Sessions, scenario: Scenario) -> Result:
+    """Pays while the faults happen; then compares what everybody says.
+
+    `books`: of the mesh's databases, see tests.faults.checker.
+    """
+    result = Result(scenario)
+    flow = FLOWS[scenario.flow]
+    caller = Caller(flow.request())
+    passages = mesh.begin(scenario)
+    started = time.perf_counter()
+    try:
+        await pay(mesh, caller)
+        await _fire(passages)
+        await mesh.deliver_late()
+        await mesh.quiet()
+        # Asked again, whatever happened since: what rests must still say the same.
+        await pay(mesh, caller)
+    except TimeoutError:
+        result.problems.append("it did not come to rest")
+    except Exception:  # noqa: BLE001  # whatever it is, it is the scenario's result
+        result.problems.append(traceback.format_exc(limit=3))
+    await mesh.end()
+    result.seconds = time.perf_counter() - started
+    result.fired = len(passages.fired)
+    result.passed = passages.passed
+    result.told = [
+        told.reason or ("an answer" if told.payment else "nothing") for told in caller.told
+    ]
+    result.problems += await _compare(books, flow, caller)
+    return result
+
+
+async def _compare(books: Sessions, flow: Flow, caller: Caller) -> list[str]:
+    """What the books say against what was told and what the flow leads to."""
+    payment = caller.payment
+    if payment is None:
+        return ["nothing was acknowledged"]
+    violations = await asyncio.to_thread(
+        check, books, caller.told, payment_ids=[payment.payment_id]
+    )
+    return [
+        *(f"{found.invariant}: {found.text}" for found in violations),
+        *(
+            f"order {order.order_id} rests in state {order.state}"
+            for order, ends in zip(payment.orders, flow.ends, strict=True)
+            if order.state not in ends
+        ),
+    ]
+
+
+async def _fire(passages: Passages) -> None:
+    """Waits a moment for a fault at what is passed again and again, such as a lease's renewal."""
+    for _ in range(30):
+        if passages.all_fired:
+            return
+        await asyncio.sleep(0.01)
