@@ -10,7 +10,7 @@ import threading
 import time
 from collections import Counter
 from collections.abc import Iterator, Sequence
-from contextlib import contextmanager
+from contextlib import contextmanager, suppress
 from pathlib import Path
 from typing import NamedTuple
 
@@ -24,7 +24,7 @@ from tests.faults.real.inside import FOLDER, PLAN, Fault, Plan
 from tests.support.checkout import new_checkout
 from tests.support.folders import open_folder
 from tests.support.load import SHORT_WAITS
-from tests.support.mesh import RunningMesh, eventually, fresh, open_channel, started
+from tests.support.mesh import SERVICES, RunningMesh, eventually, fresh, open_channel, started
 from tests.support.refusals import refusal_of
 
 SIGNALS = ("SIGKILL", "SIGSTOP")
@@ -64,9 +64,11 @@ class Campaign:
         self._folder = folder
 
     def points(self) -> list[tuple[str, int]]:
-        """Every moment that a payment passes, how often up to twice, and work beside it."""
+        """Every moment that a start and a payment pass, the same up to twice, and work beside."""
         plan = Plan(fresh("listen"), [], listen=True)
         self._write(plan)
+        for service in SERVICES:
+            self._mesh.supervisor.restart(service)
         self._mesh.paid(new_checkout())
         time.sleep(_LISTENED_S)
         counts = Counter(plan.passed(self._folder).read_text().splitlines())
@@ -81,10 +83,13 @@ class Campaign:
         plan = Plan(fresh("plan"), list(faults))
         self._write(plan)
         caller = _Caller(self._mesh.supervisor.target("payment"))
-        healed = 0
-        started_s = time.monotonic()
-        while self._goes_on(caller, healed, time.monotonic() - started_s):
+        healed, started_s, provoked = 0, time.monotonic(), False
+        while self._goes_on(caller, healed, passed_s := time.monotonic() - started_s):
             healed += self._heal(plan, healed)
+            if not healed and not provoked and passed_s > _LISTENED_S:
+                # It is a moment of a start.
+                provoked = True
+                self._start_again(faults[0])
             time.sleep(_POLL_S)
         # Nothing more is to happen; what did at the last moment is healed as well.
         self._write(Plan("over", []))
@@ -103,20 +108,27 @@ class Campaign:
             return False
         if caller.is_alive() or not self._rests(caller):
             return True
-        return not healed and passed_s < _LISTENED_S
+        return not healed and passed_s < 2 * _LISTENED_S
 
     def _heal(self, plan: Plan, healed: int) -> int:
         """Starts again who was killed by the next fault, or lets go on; 1 if it had happened."""
         if healed == len(plan.faults) or not plan.fired(self._folder, healed).exists():
             return 0
         fault = plan.faults[healed]
-        service = fault.point.partition(" ")[0].removesuffix("_svc")
         if fault.signal == "SIGKILL":
-            self._mesh.supervisor.restart(service)
+            self._start_again(fault)
         else:
             time.sleep(_STOPPED_S)
-            os.kill(self._mesh.supervisor.pid(service), signal.SIGCONT)
+            with suppress(ProcessLookupError):
+                pid = int(plan.fired(self._folder, healed).read_text())
+                os.kill(pid, signal.SIGCONT)
         return 1
+
+    def _start_again(self, fault: Fault) -> None:
+        """At once, and without waiting: it may be at its start that the next fault happens."""
+        service = fault.point.partition(" ")[0].removesuffix("_svc")
+        self._mesh.supervisor.kill(service)
+        self._mesh.supervisor._spawn(service)
 
     def _rests(self, caller: _Caller) -> bool:
         with self._sessions.payment.cursor() as cursor:
