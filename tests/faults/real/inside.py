@@ -76,7 +76,7 @@ class _Points:
         self._service = service
         self._folder = folder
         self._plan = Plan("", [])
-        self._read_at_ns = 0
+        self._read = (0, 0)
         self._counts: Counter[str] = Counter()
 
     async def commit(self, name: str, moment: Moment, connection: AsyncConnection) -> None:
@@ -114,11 +114,12 @@ class _Points:
 
     def _current(self) -> Plan:
         path = self._folder / PLAN
-        changed_at_ns = path.stat().st_mtime_ns
-        if changed_at_ns != self._read_at_ns:
+        status = path.stat()
+        # Two within one tick of the file system's clock are two files.
+        if (found := (status.st_ino, status.st_mtime_ns)) != self._read:
             name, faults, listen = json.loads(path.read_text())
             self._plan = Plan(name, [Fault(*fault) for fault in faults], listen)
-            self._read_at_ns = changed_at_ns
+            self._read = found
             self._counts.clear()
         return self._plan
 

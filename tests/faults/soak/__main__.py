@@ -3,13 +3,16 @@
 from __future__ import annotations
 
 import argparse
+import os
 import random
 import secrets
+import signal
 import sys
 import time
 from collections import Counter
 from collections.abc import Mapping, Sequence
 
+from paymeshctl.supervisor import DRAIN_ORDER
 from tests.faults.checker import Urls, Violation, check, left_behind
 from tests.faults.soak import night
 from tests.faults.soak.faults import KINDS, World
@@ -84,7 +87,8 @@ def _soak(mesh: RunningMesh, seconds: float, seed: int) -> list[Violation]:
     _say(_told(second))
     problems += [*first.violations, *second.violations]
     problems += _checked(mesh, callers, "after the nights")
-    return problems + left_behind(Urls.of(mesh.databases), stopped=False)
+    problems += left_behind(Urls.of(mesh.databases), stopped=False)
+    return problems + _stop(mesh)
 
 
 def _faults(world: World, seconds: float) -> Counter[str]:
@@ -131,6 +135,19 @@ def _checked(mesh: RunningMesh, callers: Callers, when: str) -> list[Violation]:
         f" {len(found)} violations, checked in {time.monotonic() - started_s:.1f} s"
     )
     return found
+
+
+def _stop(mesh: RunningMesh) -> list[Violation]:
+    """Has the services end as they are told to; PostgreSQL stays, to be looked at."""
+    found = []
+    for service in (each for services in DRAIN_ORDER for each in services):
+        pid = mesh.supervisor.pid(service)
+        os.kill(pid, signal.SIGTERM)
+        # Looked at and left to the supervisor, whose child it is.
+        ended = os.waitid(os.P_PID, pid, os.WEXITED | os.WNOWAIT)
+        if ended is None or (ended.si_code, ended.si_status) != (os.CLD_EXITED, 0):
+            found.append(Violation("I10", "", f"{service} did not end well: {ended}"))
+    return found + left_behind(Urls.of(mesh.databases), stopped=True)
 
 
 def _told(one: night.Night) -> str:
