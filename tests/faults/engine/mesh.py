@@ -10,7 +10,10 @@ from contextlib import suppress
 from typing import TYPE_CHECKING, Any
 
 import grpc
+from paymesh.ledger.v1.ledger_posting_service_pb2_grpc import LedgerPostingServiceStub
 from paymesh.payment.v1.payment_service_pb2_grpc import PaymentServiceStub
+from paymesh.psp.v1 import psp_service_pb2 as psp_pb
+from paymesh.reconciliation.v1.reconciliation_service_pb2_grpc import ReconciliationServiceStub
 from pydantic import BaseModel
 
 import executor_svc.config
@@ -27,12 +30,16 @@ from mesh import failpoints
 from mesh.channel import open_channel
 from mesh.db import Database
 from mesh.errors import MeshError
-from tests.faults.engine.faults import Fault, Scenario
+from tests.faults.engine.faults import Fault
 from tests.faults.engine.passages import Passages
 from tests.faults.engine.process import Life, background
 
 if TYPE_CHECKING:
+    from paymesh.ledger.v1.ledger_posting_service_pb2_grpc import LedgerPostingServiceAsyncStub
     from paymesh.payment.v1.payment_service_pb2_grpc import PaymentServiceAsyncStub
+    from paymesh.reconciliation.v1.reconciliation_service_pb2_grpc import (
+        ReconciliationServiceAsyncStub,
+    )
 
     from mesh.server import Server
 
@@ -104,7 +111,11 @@ class FailingMesh:
         self._dead: list[Life] = []
         self._late: list[Callable[[], Awaitable[object]]] = []
         self._passages: Passages | None = None
+        self.tokens: Mapping[int, str] = {}
+        """By an order's amount: the token that the PSP is sent instead."""
         self.payments: PaymentServiceAsyncStub
+        self.postings: LedgerPostingServiceAsyncStub
+        self.reconciliation: ReconciliationServiceAsyncStub
 
     # --- its life -----------------------------------------------------------------------
 
@@ -115,8 +126,11 @@ class FailingMesh:
         # A second replica of payment_svc has its address from the start, and is down.
         self._ports["payment"].append(await self._free_port())
         with self._client.installed():
-            channel = open_channel(self._target("payment"), retries=False)
-        self.payments = PaymentServiceStub(channel)
+            to_payment = open_channel(self._target("payment"), retries=False)
+            to_ledger = open_channel(self._target("ledger"), retries=False)
+        self.payments = PaymentServiceStub(to_payment)
+        self.postings = LedgerPostingServiceStub(to_ledger)
+        self.reconciliation = ReconciliationServiceStub(to_ledger)
 
     async def stop(self) -> None:
         """Ends everything."""
@@ -137,11 +151,10 @@ class FailingMesh:
         while self._beside:
             await asyncio.wait(set(self._beside), timeout=PATIENCE_S)
 
-    def begin(self, scenario: Scenario) -> Passages:
+    def begin(self, passages: Passages) -> None:
         """From here on passages are counted and faults happen."""
         self._late.clear()
-        self._passages = Passages(scenario)
-        return self._passages
+        self._passages = passages
 
     async def deliver_late(self) -> None:
         """What arrives when all is over."""
@@ -153,6 +166,7 @@ class FailingMesh:
     async def end(self) -> None:
         """One of each service again, whatever the scenario left."""
         self._passages = None
+        self.tokens = {}
         await self.quiet()
         extra = self._lives["payment"][1:]
         for one in extra:
@@ -272,6 +286,16 @@ class FailingMesh:
                 await asyncio.sleep(RESTART_S)
             else:
                 return
+
+    def sent(self, request: Any) -> Any:
+        """What arrives of a request: at the PSP, the tokens that decide about single orders."""
+        if not self.tokens or not isinstance(request, psp_pb.ChargeRequest):
+            return request
+        arrives = psp_pb.ChargeRequest()
+        arrives.CopyFrom(request)
+        for item in arrives.items:
+            item.payment_method = self.tokens.get(item.amount.amount_minor, item.payment_method)
+        return arrives
 
     def cut_all(self) -> None:
         """Ends every session of every service."""

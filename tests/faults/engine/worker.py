@@ -49,13 +49,13 @@ async def work(admin_url: str, meshes: int) -> None:
     await loop.connect_read_pipe(lambda: asyncio.StreamReaderProtocol(reader), sys.stdin)
 
     async def serve() -> None:
-        by_settings: dict[str, tuple[FailingMesh, Sessions]] = {}
+        by_flow: dict[str, tuple[FailingMesh, Sessions]] = {}
         while text := await scenarios.get():
             scenario = Scenario.parse(text)
             more = FLOWS[scenario.flow].settings
-            key = json.dumps(more, sort_keys=True)
-            if key in by_settings:
-                mesh, books = by_settings.pop(key)
+            key = scenario.flow if more else ""
+            if key in by_flow:
+                mesh, books = by_flow.pop(key)
             else:
                 mesh, books = await _mesh(admin_url, templates, more)
             result = await run(mesh, books, scenario)
@@ -63,8 +63,8 @@ async def work(admin_url: str, meshes: int) -> None:
             if result.problems:
                 await mesh.stop()  # what it left behind would trouble the next one
             else:
-                by_settings[key] = mesh, books
-        for mesh, _ in by_settings.values():
+                by_flow[key] = mesh, books
+        for mesh, _ in by_flow.values():
             await mesh.stop()
 
     async def read() -> None:
