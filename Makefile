@@ -13,7 +13,7 @@ PYTHON ?= $(shell for p in python3 python3.14 python3.13 python3.12 python3.11; 
 
 .DEFAULT_GOAL := help
 .PHONY: help setup gen fresh gen-check lint format types breaking test check demo bench faults \
-	soak conformance secrets lock clean
+	faults-real soak conformance secrets lock clean
 
 help: ## this list
 	@awk -F ':.*## ' '/^[a-z-]+:.*## / {printf "  make %-11s %s\n", $$1, $$2}' Makefile
@@ -83,6 +83,9 @@ secrets: ## the passwords of docker-compose.yml; those that are there stay
 		test -s $(SECRETS)/$$name || $(PYTHON) -c \
 			'import secrets; print(secrets.token_urlsafe(32))' > $(SECRETS)/$$name || exit 1; \
 	done
+
+faults-real: setup ## real processes killed and stopped at named moments: PAIRS=500
+	$(BIN)/python -m tests.faults.real --pairs $(or $(PAIRS),500)
 
 soak: setup ## load, faults, then a night: MINUTES=10, SEED=… to repeat one
 	$(BIN)/python -m tests.faults.soak --minutes $(or $(MINUTES),10) $(if $(SEED),--seed $(SEED))
