@@ -11,6 +11,8 @@ from itertools import chain
 from tests.faults.real.campaign import Campaign, Outcome, campaign, pairs, singles
 from tests.faults.real.inside import Fault
 
+_SAID_EVERY = 50
+
 
 def main(arguments: Sequence[str] | None = None) -> int:
     """Runs them. Exit code 1: something broke an invariant, or a fault did not happen."""
@@ -44,7 +46,7 @@ def is_wrong(outcome: Outcome) -> bool:
 
 
 def _run(running: Campaign, wanted: Iterable[tuple[Fault, ...]]) -> Iterator[Outcome]:
-    for faults in wanted:
+    for number, faults in enumerate(wanted, start=1):
         outcome = running.run(faults)
         if is_wrong(outcome):
             names = " ".join(f"--only '{_named(fault)}'" for fault in faults)
@@ -52,6 +54,8 @@ def _run(running: Campaign, wanted: Iterable[tuple[Fault, ...]]) -> Iterator[Out
             _say(f"  {outcome.fired} of {len(faults)} happened")
             for one in outcome.violations:
                 _say(f"  {one.invariant} {one.payment_id} {one.text}")
+        if number % _SAID_EVERY == 0:
+            _say(f"{number} scenarios")
         yield outcome
 
 
