@@ -13,7 +13,7 @@ PYTHON ?= $(shell for p in python3 python3.14 python3.13 python3.12 python3.11; 
 
 .DEFAULT_GOAL := help
 .PHONY: help setup gen fresh gen-check lint format types breaking test check demo bench faults \
-	faults-real soak conformance secrets lock clean
+	faults-all faults-real soak conformance secrets lock clean
 
 help: ## this list
 	@awk -F ':.*## ' '/^[a-z-]+:.*## / {printf "  make %-11s %s\n", $$1, $$2}' Makefile
@@ -73,7 +73,16 @@ demo: setup ## the mesh, and a first payment through it
 bench: setup ## measure
 	$(BIN)/python -m bench
 
-faults: setup ## kill and cut, then compare the books
+faults: setup ## every fault, and pairs of faults, in one process: docs/faults.md
+	$(BIN)/python -m bench.failpoints
+	$(BIN)/python -m tests.faults.engine --report docs/faults.md
+
+faults-all: setup ## all pairs of all flows, 20,000 triples and 10,000 races; takes hours
+	$(BIN)/python -m tests.faults.engine --all --triples 20000
+	$(BIN)/python -m tests.faults.engine --races 10000
+
+faults-real: setup ## kill and stop real services at named moments (PAIRS=500) and under load
+	$(BIN)/python -m tests.faults.real --pairs $(or $(PAIRS),500)
 	$(BIN)/pytest tests/faults -m slow
 
 # Readable for the services, which are not root, in a folder that is closed: see docker-compose.yml.
@@ -83,9 +92,6 @@ secrets: ## the passwords of docker-compose.yml; those that are there stay
 		test -s $(SECRETS)/$$name || $(PYTHON) -c \
 			'import secrets; print(secrets.token_urlsafe(32))' > $(SECRETS)/$$name || exit 1; \
 	done
-
-faults-real: setup ## real processes killed and stopped at named moments: PAIRS=500
-	$(BIN)/python -m tests.faults.real --pairs $(or $(PAIRS),500)
 
 soak: setup ## load, faults, then a night: MINUTES=10, SEED=… to repeat one
 	$(BIN)/python -m tests.faults.soak --minutes $(or $(MINUTES),10) $(if $(SEED),--seed $(SEED))

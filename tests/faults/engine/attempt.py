@@ -43,10 +43,14 @@ class Attempt(Protocol):
 
 @dataclass(frozen=True, slots=True)
 class Flow:
-    """begin: makes an attempt. settings: of services, beyond those of every mesh."""
+    """begin: makes an attempt. settings: of services, beyond those of every mesh.
+
+    replicas: of payment_svc.
+    """
 
     begin: Callable[[], Attempt]
     settings: Mapping[str, Mapping[str, object]] = field(default_factory=dict)
+    replicas: int = 1
 
 
 def passing(error: grpc.RpcError) -> str:

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import asyncio
+import random
 import time
 from collections.abc import Mapping, Sequence
 from functools import partial
@@ -100,6 +101,18 @@ def _amount(number: int) -> int:
     return 10_000 + number
 
 
+class Racing(Buying):
+    """Between 2 and 16 callers who say the same at once, to two replicas."""
+
+    def __init__(self) -> None:
+        super().__init__("tok_ok", [_SUCCEEDED])
+        self._callers = random.randint(2, 16)
+
+    async def drive(self, mesh: FailingMesh) -> None:
+        """All of them, each until it was told how the payment rests."""
+        await asyncio.gather(*(super(Racing, self).drive(mesh) for _ in range(self._callers)))
+
+
 def buying(token: str, *ends: Ends, **others: str) -> Flow:
     """A payment with an order for each of the ends; others: `order_1` is the second one's token."""
     tokens = {int(name.rpartition("_")[2]): token for name, token in others.items()}
@@ -119,5 +132,6 @@ FLOWS: Mapping[str, Flow] = {
     "silence": buying("tok_timeout_nothing", _SUCCEEDED),
     "too-many-requests": buying("tok_unavailable_twice", _SUCCEEDED),
     "wrong-amount": buying("tok_wrong_amount", _PARKED),
+    "race": Flow(Racing, replicas=2),
     "night": Flow(Reconciling, settings={"ledger": {"sources": SOURCES}}),
 }

@@ -49,7 +49,7 @@ SERVICES = ("psp_stub", "executor", "wallet", "ledger", "payment")
 SETTINGS: Mapping[str, Mapping[str, Any]] = {
     "payment": {
         "lease_ms": 600,
-        "poll_ms": 20,
+        "poll_ms": 30,
         "call_deadline_ms": 500,
         "item_timeout_ms": 1_000,
         "pending_first_ms": 20,
@@ -98,9 +98,17 @@ class FailingMesh:
     """A mesh over its own databases; one scenario at a time passes through it."""
 
     def __init__(
-        self, urls: Mapping[str, str], more: Mapping[str, Mapping[str, Any]] | None = None
+        self,
+        urls: Mapping[str, str],
+        more: Mapping[str, Mapping[str, Any]] | None = None,
+        *,
+        replicas: int = 1,
     ) -> None:
-        """`urls`: service → the URL of its database. `more`: settings beyond SETTINGS."""
+        """`urls`: service → the URL of its database. `more`: settings beyond SETTINGS.
+
+        replicas: of payment_svc, 1 or 2.
+        """
+        self._replicas = replicas
         self._urls = urls
         self._host = _own_address()
         self._more = more or {}
@@ -123,8 +131,10 @@ class FailingMesh:
         """Starts one of each service, and a client."""
         for service in SERVICES:
             await self._start(service, 0)
-        # A second replica of payment_svc has its address from the start, and is down.
+        # A second replica of payment_svc has its address from the start, also if it is down.
         self._ports["payment"].append(await self._free_port())
+        for replica in range(1, self._replicas):
+            await self._start("payment", replica)
         with self._client.installed():
             to_payment = open_channel(self._target("payment"), retries=False)
             to_ledger = open_channel(self._target("ledger"), retries=False)
@@ -164,15 +174,15 @@ class FailingMesh:
                 await work()
 
     async def end(self) -> None:
-        """One of each service again, whatever the scenario left."""
+        """As many of each service as in the beginning, whatever the scenario left."""
         self._passages = None
         self.tokens = {}
         await self.quiet()
-        extra = self._lives["payment"][1:]
+        extra = self._lives["payment"][self._replicas :]
         for one in extra:
             one.crash()
         await self.quiet()
-        del self._lives["payment"][1:]
+        del self._lives["payment"][self._replicas :]
         for one in (*extra, *self._dead):
             await one.forget()
         self._dead.clear()

@@ -25,6 +25,7 @@ from sqlalchemy.exc import SAWarning
 
 from mesh.migrations import provision
 from tests.faults.checker import Sessions, prepare
+from tests.faults.engine.attempt import Flow
 from tests.faults.engine.faults import Scenario
 from tests.faults.engine.flows import FLOWS
 from tests.faults.engine.mesh import FailingMesh
@@ -52,12 +53,12 @@ async def work(admin_url: str, meshes: int) -> None:
         by_flow: dict[str, tuple[FailingMesh, Sessions]] = {}
         while text := await scenarios.get():
             scenario = Scenario.parse(text)
-            more = FLOWS[scenario.flow].settings
-            key = scenario.flow if more else ""
+            flow = FLOWS[scenario.flow]
+            key = scenario.flow if flow.settings or flow.replicas > 1 else ""
             if key in by_flow:
                 mesh, books = by_flow.pop(key)
             else:
-                mesh, books = await _mesh(admin_url, templates, more)
+                mesh, books = await _mesh(admin_url, templates, flow)
             result = await run(mesh, books, scenario)
             _print(result)
             if result.problems:
@@ -80,7 +81,7 @@ async def work(admin_url: str, meshes: int) -> None:
 
 
 async def _mesh(
-    admin_url: str, templates: Mapping[str, str], more: Mapping[str, Mapping[str, object]]
+    admin_url: str, templates: Mapping[str, str], flow: Flow
 ) -> tuple[FailingMesh, Sessions]:
     """A mesh that runs, and its books."""
     urls = await asyncio.to_thread(_copies, admin_url, templates)
@@ -92,7 +93,7 @@ async def _mesh(
         )
     )
     await asyncio.to_thread(prepare, open_books)
-    mesh = FailingMesh(urls, more)
+    mesh = FailingMesh(urls, flow.settings, replicas=flow.replicas)
     await mesh.start()
     return mesh, open_books
 
