@@ -6,8 +6,8 @@ from collections.abc import Iterator
 
 import pytest
 
-from tests.faults.real.campaign import SIGNALS, Campaign, campaign, pairs, singles
-from tests.faults.real.inside import Fault
+from tests.faults.real.campaign import Campaign, campaign, pairs, singles
+from tests.faults.real.inside import Fault, Kind
 
 
 @pytest.fixture(scope="module")
@@ -17,12 +17,17 @@ def running() -> Iterator[Campaign]:
 
 
 @pytest.mark.timeout(120)
-@pytest.mark.parametrize("name", SIGNALS)
 @pytest.mark.parametrize(
-    "point", ["payment_svc AFTER payment.write", "executor_svc IS ANSWERED PspService/Charge"]
+    ("kind", "point"),
+    [
+        (Kind.KILL, "payment_svc AFTER payment.write"),
+        (Kind.STOP, "executor_svc IS ANSWERED PspService/Charge"),
+        (Kind.POSTGRES, "wallet_svc AFTER wallet.apply"),
+        (Kind.COMMIT, "ledger_svc BEFORE ledger.post"),
+    ],
 )
-def test_one_fault(running: Campaign, point: str, name: str) -> None:
-    outcome = running.run([Fault(point, name)])
+def test_one_fault(running: Campaign, kind: Kind, point: str) -> None:
+    outcome = running.run([Fault(point, kind)])
 
     assert outcome.is_whole
     assert outcome.violations == []
@@ -32,8 +37,8 @@ def test_one_fault(running: Campaign, point: str, name: str) -> None:
 def test_two_faults(running: Campaign) -> None:
     outcome = running.run(
         [
-            Fault("psp_stub AFTER psp_stub.charge", "SIGKILL"),
-            Fault("wallet_svc BEFORE wallet.apply", "SIGSTOP"),
+            Fault("psp_stub AFTER psp_stub.charge", Kind.KILL),
+            Fault("wallet_svc BEFORE wallet.apply", Kind.STOP),
         ]
     )
 

@@ -56,14 +56,46 @@ def pause(mesh: RunningMesh, service: str, seconds: float) -> None:
         os.kill(pid, signal.SIGCONT)
 
 
+def stop_postgres_at_once(mesh: RunningMesh) -> None:
+    """What `pg_ctl stop -m immediate` sends."""
+    pid = mesh.supervisor.postgres_pid
+    assert pid is not None
+    os.kill(pid, signal.SIGQUIT)
+    eventually(lambda: mesh.supervisor.postgres_pid is None)
+
+
 def lose_answers(mesh: RunningMesh) -> None:
     """Cuts connections whose COMMIT is done and not answered yet."""
+    with commits_hanging(mesh):
+        wait_for_commit(mesh, "payment")
+        # Let some more come and wait.
+        time.sleep(0.1)
+        cut_connections(mesh)
+
+
+@contextmanager
+def commits_hanging(mesh: RunningMesh) -> Iterator[None]:
+    """Whoever commits waits for a standby that there is not, with its work already done."""
     _configure(mesh, "SET synchronous_standby_names = 'ghost'")
-    eventually(lambda: _hanging(mesh) > 0)
-    # Let some more come and wait.
-    time.sleep(0.1)
-    cut_connections(mesh)
-    _configure(mesh, "RESET synchronous_standby_names")
+    try:
+        yield
+    finally:
+        _configure(mesh, "RESET synchronous_standby_names")
+
+
+def wait_for_commit(mesh: RunningMesh, service: str) -> None:
+    """Until a commit of the service waits for the standby."""
+    eventually(
+        lambda: (
+            mesh.count(
+                "admin",
+                "SELECT count(*) FROM pg_stat_activity"
+                " WHERE wait_event = 'SyncRep' AND datname = %s",
+                f"paymesh_{service}",
+            )
+            > 0
+        )
+    )
 
 
 def cut_connections(mesh: RunningMesh) -> None:
@@ -72,15 +104,6 @@ def cut_connections(mesh: RunningMesh) -> None:
         "SELECT pg_terminate_backend(pid) FROM pg_stat_activity"
         " WHERE backend_type = 'client backend' AND pid <> pg_backend_pid()"
         " AND usename LIKE '%\\_app'",
-    )
-
-
-def _hanging(mesh: RunningMesh) -> int:
-    """How many commits of payment_svc wait for the standby."""
-    return mesh.count(
-        "admin",
-        "SELECT count(*) FROM pg_stat_activity"
-        " WHERE wait_event = 'SyncRep' AND datname = 'paymesh_payment'",
     )
 
 

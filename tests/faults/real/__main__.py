@@ -20,7 +20,7 @@ def main(arguments: Sequence[str] | None = None) -> int:
     parser.add_argument("--pairs", type=int, default=500)
     parser.add_argument("--seed", type=int, default=1)
     parser.add_argument(
-        "--only", action="append", default=[], help="SIGNAL POINT#NTH, in their order"
+        "--only", action="append", default=[], help="KIND POINT#NTH, in their order"
     )
     given = parser.parse_args(arguments)
     started_s = time.monotonic()
@@ -66,7 +66,7 @@ def _fault(name: str) -> Fault:
 
 
 def _named(fault: Fault) -> str:
-    return f"{fault.signal} {fault.point}#{fault.nth}"
+    return f"{fault.kind} {fault.point}#{fault.nth}"
 
 
 def _say(text: str) -> None:

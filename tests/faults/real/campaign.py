@@ -10,7 +10,7 @@ import threading
 import time
 from collections import Counter
 from collections.abc import Iterator, Sequence
-from contextlib import contextmanager, suppress
+from contextlib import ExitStack, contextmanager, suppress
 from functools import partial
 from pathlib import Path
 from typing import NamedTuple
@@ -21,15 +21,20 @@ from paymesh.payment.v1 import payment_service_pb2 as service_pb
 from paymesh.payment.v1.payment_service_pb2_grpc import PaymentServiceStub
 
 from mesh.healthcheck import is_serving
-from tests.faults.checker import Sessions, Told, Urls, Violation, check, opened, prepare
-from tests.faults.real.inside import FOLDER, PLAN, Fault, Plan
+from tests.faults.checker import Told, Urls, Violation, check, prepare
+from tests.faults.real.inside import FOLDER, PLAN, Fault, Kind, Plan
 from tests.support.checkout import new_checkout
+from tests.support.database_faults import (
+    commits_hanging,
+    cut_connections,
+    start_postgres,
+    stop_postgres_at_once,
+    wait_for_commit,
+)
 from tests.support.folders import open_folder
 from tests.support.load import SHORT_WAITS
 from tests.support.mesh import SERVICES, RunningMesh, eventually, fresh, open_channel, started
 from tests.support.refusals import refusal_of
-
-SIGNALS = ("SIGKILL", "SIGSTOP")
 
 _SITE = Path(__file__).parent / "site"
 # Longer than the lease and the PSP's deadline: late is as good as lost.
@@ -63,10 +68,11 @@ class Outcome(NamedTuple):
 class Campaign:
     """A mesh whose processes do what the plan says."""
 
-    def __init__(self, mesh: RunningMesh, sessions: Sessions, folder: Path) -> None:
+    def __init__(self, mesh: RunningMesh, folder: Path) -> None:
         self._mesh = mesh
-        self._sessions = sessions
         self._folder = folder
+        self._urls = Urls.of(mesh.databases)
+        prepare(self._urls)
 
     def points(self) -> list[tuple[str, int]]:
         """Every moment that a start and a payment pass, the same up to twice, and work beside."""
@@ -111,7 +117,7 @@ class Campaign:
             caller.patient = False
             caller.join()
         told = [one for caller in callers for one in caller.told]
-        found = check(self._sessions, told, payment_ids=[])
+        found = check(self._urls, told, payment_ids=[])
         if not all(caller.was_told for caller in callers):
             found.append(Violation("I7", "", f"a caller was not told in {_ENDS_WITHIN_S:.0f} s"))
         return Outcome(faults, healed, found)
@@ -133,33 +139,50 @@ class Campaign:
         if healed == len(plan.faults) or not plan.fired(self._folder, healed).exists():
             return 0
         fault = plan.faults[healed]
-        if fault.signal == "SIGKILL":
+        if fault.kind == Kind.KILL:
             self._start_again(fault)
         else:
-            time.sleep(_STOPPED_S)
-            with suppress(ProcessLookupError):
-                pid = int(plan.fired(self._folder, healed).read_text())
-                os.kill(pid, signal.SIGCONT)
+            self._let_go_on(fault, plan.fired(self._folder, healed))
         return 1
+
+    def _let_go_on(self, fault: Fault, mark: Path) -> None:
+        """Does what is to be done while the process is stopped, or as soon as it goes on."""
+        with ExitStack() as until_done:
+            if fault.kind == Kind.STOP:
+                time.sleep(_STOPPED_S)
+            elif fault.kind == Kind.POSTGRES:
+                stop_postgres_at_once(self._mesh)
+                # Its supervisor would wait longer each time.
+                self._mesh.supervisor._postgres_deaths = 0
+                start_postgres(self._mesh)
+            else:
+                until_done.enter_context(commits_hanging(self._mesh))
+            with suppress(ProcessLookupError):
+                os.kill(int(mark.read_text()), signal.SIGCONT)
+            if fault.kind == Kind.COMMIT:
+                wait_for_commit(self._mesh, _service(fault))
+                cut_connections(self._mesh)
 
     def _start_again(self, fault: Fault) -> None:
         """At once, and without waiting: it may be at its start that the next fault happens."""
-        service = fault.point.partition(" ")[0].removesuffix("_svc")
-        self._mesh.supervisor.kill(service)
-        self._mesh.supervisor._spawn(service)
+        self._mesh.supervisor.kill(_service(fault))
+        self._mesh.supervisor._spawn(_service(fault))
 
     def _rests(self, caller: _Caller) -> bool:
-        with self._sessions.payment.cursor() as cursor:
-            row = cursor.execute(
-                "SELECT state FROM payment WHERE request_id = %s", (caller.request.request_id,)
-            ).fetchone()
-        return row is not None and row[0] != pb.PAYMENT_STATE_PROCESSING
+        rows = self._mesh.ask(
+            "payment", "SELECT state FROM payment WHERE request_id = %s", caller.request.request_id
+        )
+        return bool(rows) and rows[0] != (pb.PAYMENT_STATE_PROCESSING,)
 
     def _write(self, plan: Plan) -> None:
         path = self._folder / PLAN
         new = path.with_suffix(".new")
         new.write_text(json.dumps(plan))
         new.replace(path)
+
+
+def _service(fault: Fault) -> str:
+    return fault.point.partition(" ")[0].removesuffix("_svc")
 
 
 class _Caller(threading.Thread):
@@ -194,18 +217,22 @@ class _Caller(threading.Thread):
 
 
 def singles(points: Sequence[tuple[str, int]]) -> Iterator[tuple[Fault, ...]]:
-    """Every signal at every moment."""
+    """Everything that can happen at every moment."""
     for point, nth in points:
-        for name in SIGNALS:
-            yield (Fault(point, name, nth),)
+        for kind in _kinds(point):
+            yield (Fault(point, kind, nth),)
 
 
 def pairs(points: Sequence[tuple[str, int]], count: int, seed: int) -> Iterator[tuple[Fault, ...]]:
     """So many ordered pairs of them, drawn."""
     chance = random.Random(seed)
+    each = [fault for (fault,) in singles(points)]
     for _ in range(count):
-        drawn = [(*chance.choice(points), chance.choice(SIGNALS)) for _ in range(2)]
-        yield tuple(Fault(point, name, nth) for point, nth, name in drawn)
+        yield chance.choice(each), chance.choice(each)
+
+
+def _kinds(point: str) -> list[Kind]:
+    return [kind for kind in Kind if kind is not Kind.COMMIT or " BEFORE " in point]
 
 
 @contextmanager
@@ -214,9 +241,7 @@ def campaign() -> Iterator[Campaign]:
     with open_folder(in_memory=True) as folder, _environment(folder):
         (folder / PLAN).write_text(json.dumps(Plan("none", [])))
         with started(folder / "mesh", postgres=None, **SHORT_WAITS) as mesh:
-            prepare(Urls.of(mesh.databases))
-            with opened(Urls.of(mesh.databases)) as sessions:
-                yield Campaign(mesh, sessions, folder)
+            yield Campaign(mesh, folder)
 
 
 @contextmanager

@@ -10,12 +10,13 @@ from __future__ import annotations
 import asyncio
 import json
 import os
-import signal
 import sys
 from collections import Counter
 from collections.abc import AsyncIterator, Callable
 from contextlib import suppress
+from enum import StrEnum
 from pathlib import Path
+from signal import SIGKILL, SIGSTOP
 from typing import Any, NamedTuple
 
 import grpc
@@ -30,14 +31,25 @@ FOLDER = "FAULTS_FOLDER"
 PLAN = "plan.json"
 
 
-class Fault(NamedTuple):
-    """That the process which passes `point` the nth time gets a signal from itself.
+class Kind(StrEnum):
+    """What happens at a moment. Whoever is not killed is stopped, until all has happened."""
 
-    point: `payment_svc BEFORE payment.write`, `payment_svc ASKS executor/Charge`.
+    KILL = "SIGKILL"
+    STOP = "SIGSTOP"
+    POSTGRES = "POSTGRES"
+    """PostgreSQL stops at once and is started again meanwhile."""
+    COMMIT = "COMMIT"
+    """The commit that follows is done, and its connection cut before it is answered."""
+
+
+class Fault(NamedTuple):
+    """That something happens when `point` is passed the nth time.
+
+    point: `payment_svc BEFORE payment.write`, `payment_svc ASKS PspService/Charge`.
     """
 
     point: str
-    signal: str
+    kind: str
     nth: int = 1
 
 
@@ -110,7 +122,7 @@ class _Points:
         with suppress(FileExistsError), mark.open("x") as file:
             file.write(text)
             file.flush()
-            os.kill(os.getpid(), signal.Signals[fault.signal])
+            os.kill(os.getpid(), SIGKILL if fault.kind == Kind.KILL else SIGSTOP)
 
     def _current(self) -> Plan:
         path = self._folder / PLAN

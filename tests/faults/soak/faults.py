@@ -15,6 +15,7 @@ from tests.support.database_faults import (
     cut_connections,
     disk_full,
     lose_answers,
+    stop_postgres_at_once,
 )
 from tests.support.mesh import SERVICES, RunningMesh, eventually
 
@@ -74,11 +75,7 @@ def _pause(world: World) -> str:
 
 
 def _stop_postgres(world: World) -> str:
-    """What `pg_ctl stop -m immediate` sends."""
-    pid = world.mesh.supervisor.postgres_pid
-    assert pid is not None
-    os.kill(pid, signal.SIGQUIT)
-    eventually(lambda: world.mesh.supervisor.postgres_pid is None)
+    stop_postgres_at_once(world.mesh)
     world.wait_for_postgres()
     return ""
 
