@@ -7,6 +7,7 @@ import signal
 import time
 from collections.abc import Iterator
 from contextlib import ExitStack, contextmanager, suppress
+from pathlib import Path
 
 import psycopg
 
@@ -25,10 +26,21 @@ FIRST_TABLE = {
 
 
 def kill_postgres(mesh: RunningMesh) -> None:
+    """Returns when its sessions have ended too: they outlive it for a moment, and may commit."""
     pid = mesh.supervisor.postgres_pid
     assert pid is not None
+    sessions = mesh.ask("admin", f"SELECT pid {_OF_SERVICES}")
     os.kill(pid, signal.SIGKILL)
     eventually(lambda: mesh.supervisor.postgres_pid is None)
+    eventually(lambda: not any(_lives(int(str(session))) for (session,) in sessions))
+
+
+def _lives(pid: int) -> bool:
+    try:
+        told = Path(f"/proc/{pid}/stat").read_text()
+    except FileNotFoundError:
+        return False
+    return told.rpartition(")")[2].split()[0] != "Z"
 
 
 def start_postgres(mesh: RunningMesh) -> None:
