@@ -13,7 +13,7 @@ PYTHON ?= $(shell for p in python3 python3.14 python3.13 python3.12 python3.11; 
 
 .DEFAULT_GOAL := help
 .PHONY: help setup gen fresh gen-check lint format types breaking test check demo bench faults \
-	faults-all faults-real soak conformance secrets lock clean
+	faults-all faults-real soak night conformance secrets lock clean
 
 help: ## this list
 	@awk -F ':.*## ' '/^[a-z-]+:.*## / {printf "  make %-11s %s\n", $$1, $$2}' Makefile
@@ -84,6 +84,10 @@ faults-all: setup ## all pairs of all flows, 20,000 triples and 10,000 races; ta
 faults-real: setup ## kill and stop real services at named moments (PAIRS=500) and under load
 	$(BIN)/python -m tests.faults.real --pairs $(or $(PAIRS),500)
 	$(BIN)/pytest tests/faults -m slow
+
+# NIGHT_PAYMENTS=… NIGHT_EACH=… NIGHT_FILES=… make it shorter or longer.
+night: setup ## seed 100,000 payments with faults of each class, and mix 20,000 of all tokens
+	$(BIN)/pytest tests/night -m slow
 
 # Readable for the services, which are not root, in a folder that is closed: see docker-compose.yml.
 secrets: ## the passwords of docker-compose.yml; those that are there stay

@@ -13,7 +13,7 @@ import psycopg
 
 from tests.support.mesh import RunningMesh, eventually
 
-_OF_SERVICES = "FROM pg_stat_activity WHERE usename LIKE '%\\_app'"
+_OF_SERVICES = "FROM pg_stat_activity WHERE right(usename, 4) = '_app'"
 
 # Where each service's own writes go first.
 FIRST_TABLE = {

@@ -58,7 +58,7 @@ async def work(admin_url: str, meshes: int) -> None:
             if key in by_flow:
                 mesh, books = by_flow.pop(key)
             else:
-                mesh, books = await _mesh(admin_url, templates, flow)
+                mesh, books = await new_mesh(admin_url, templates, flow)
             result = await run(mesh, books, scenario)
             _print(result)
             if result.problems:
@@ -80,7 +80,7 @@ async def work(admin_url: str, meshes: int) -> None:
             together.create_task(serve())
 
 
-async def _mesh(
+async def new_mesh(
     admin_url: str, templates: Mapping[str, str], flow: Flow
 ) -> tuple[FailingMesh, Sessions]:
     """A mesh that runs, and its books."""
