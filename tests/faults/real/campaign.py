@@ -104,15 +104,15 @@ class Campaign:
                 # It is a moment of a start, or of the first payment after one.
                 self._start_again(faults[0])
                 callers.append(self._new_caller())
-            time.sleep(_POLL_S)
+            self._wait()
         # Nothing more is to happen; what did at the last moment is healed as well.
         self._write(Plan("over", []))
-        time.sleep(_POLL_S)
+        self._wait()
         while self._heal(plan, healed):
             healed += 1
         until_s = time.monotonic() + _ENDS_WITHIN_S
         while not self._are_over(callers) and time.monotonic() < until_s:
-            time.sleep(_POLL_S)
+            self._wait()
         for caller in callers:
             caller.patient = False
             caller.join()
@@ -121,6 +121,11 @@ class Campaign:
         if not all(caller.was_told for caller in callers):
             found.append(Violation("I7", "", f"a caller was not told in {_ENDS_WITHIN_S:.0f} s"))
         return Outcome(faults, healed, found)
+
+    def _wait(self) -> None:
+        """A moment, in which who could not start is started again, as `paymesh up` does it."""
+        self._mesh.supervisor.poll()
+        time.sleep(_POLL_S)
 
     def _new_caller(self) -> _Caller:
         return _Caller(self._mesh.supervisor.target("payment"))
