@@ -101,14 +101,15 @@ def _faults(world: World, seconds: float) -> Counter[str]:
         world.wait_for_postgres()
         kinds = kinds or world.chance.sample(list(KINDS), len(KINDS))
         kind = kinds.pop()
-        begun = world.callers.begun
         told = KINDS[kind](world)
         fired[kind] += 1
         at_s = time.monotonic() - started_s
         _say(f"{at_s:6.1f} s  {kind} {told}".rstrip() + f"  ({world.callers.waiting} waiting)")
         if time.monotonic() > said_s + _SAID_EVERY_S:
             said_s = time.monotonic()
-            _say(f"{at_s:6.1f} s  {world.callers.acknowledged} acknowledged of {begun} begun")
+            _say(
+                f"{at_s:6.1f} s  {world.callers.acknowledged} acknowledged of {world.callers.begun} begun"
+            )
     return fired
 
 

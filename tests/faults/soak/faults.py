@@ -50,17 +50,19 @@ class World:
         eventually(serves)
 
 
-def _kill(*services: str) -> Callable[[World], str]:
+def _kill(service: str) -> Callable[[World], str]:
     def fault(world: World) -> str:
-        for service in services:
-            world.mesh.supervisor.kill(service)
-        return ", ".join(services)
+        world.mesh.supervisor.kill(service)
+        return ""
 
     return fault
 
 
 def _kill_two(world: World) -> str:
-    return _kill(*world.chance.sample(SERVICES, 2))(world)
+    services = world.chance.sample(SERVICES, 2)
+    for service in services:
+        world.mesh.supervisor.kill(service)
+    return ", ".join(services)
 
 
 def _pause(world: World) -> str:
