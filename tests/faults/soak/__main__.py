@@ -107,9 +107,8 @@ def _faults(world: World, seconds: float) -> Counter[str]:
         _say(f"{at_s:6.1f} s  {kind} {told}".rstrip() + f"  ({world.callers.waiting} waiting)")
         if time.monotonic() > said_s + _SAID_EVERY_S:
             said_s = time.monotonic()
-            _say(
-                f"{at_s:6.1f} s  {world.callers.acknowledged} acknowledged of {world.callers.begun} begun"
-            )
+            callers = world.callers
+            _say(f"{at_s:6.1f} s  {callers.acknowledged} acknowledged of {callers.begun} begun")
     return fired
 
 
