@@ -13,7 +13,7 @@ PYTHON ?= $(shell for p in python3 python3.14 python3.13 python3.12 python3.11; 
 
 .DEFAULT_GOAL := help
 .PHONY: help setup gen fresh gen-check lint format types breaking test check demo bench faults \
-	faults-all faults-real soak night conformance secrets lock clean
+	faults-all faults-real soak night mutants conformance secrets lock clean
 
 help: ## this list
 	@awk -F ':.*## ' '/^[a-z-]+:.*## / {printf "  make %-11s %s\n", $$1, $$2}' Makefile
@@ -62,8 +62,12 @@ types: setup ## mypy --strict
 breaking: fresh ## no contract of main is broken
 	@$(BIN)/python tools/breaking.py $(IMAGE)
 
-test: setup ## the fast tests
-	$(BIN)/pytest tests -m "not slow"
+# A file's tests stay together, because they share servers; tests mostly wait, so a few more
+# processes than processors.
+TEST_JOBS ?= 3
+
+test: setup ## the fast tests (TEST_JOBS=0: in one process)
+	$(BIN)/pytest tests -m "not slow" -n $(TEST_JOBS) --dist loadfile
 
 check: lint types gen-check breaking test ## what CI runs
 
@@ -88,6 +92,9 @@ faults-real: setup ## kill and stop real services at named moments (PAIRS=500) a
 # NIGHT_PAYMENTS=… NIGHT_EACH=… NIGHT_FILES=… make it shorter or longer.
 night: setup ## seed 100,000 payments with faults of each class, and mix 20,000 of all tokens
 	$(BIN)/pytest tests/night -m slow
+
+mutants: setup ## change the rules one place at a time: a unit test must fail (FILES=… JOBS=…)
+	$(BIN)/python tools/mutants.py $(if $(JOBS),--jobs $(JOBS)) $(FILES)
 
 # Readable for the services, which are not root, in a folder that is closed: see docker-compose.yml.
 secrets: ## the passwords of docker-compose.yml; those that are there stay

@@ -79,7 +79,7 @@ def make_statement(path: Path, size_bytes: int) -> int:
 
 
 def bare_iteration(path: Path) -> Bare:
-    """lxml's iterparse over the file, in a process of its own. Raises BenchError."""
+    """Lxml's iterparse over the file, in a process of its own. Raises BenchError."""
     done = subprocess.run(
         [sys.executable, "-c", _BARE, str(path)], capture_output=True, text=True, check=False
     )
