@@ -95,8 +95,8 @@ def commits_hanging(mesh: RunningMesh) -> Iterator[None]:
         _configure(mesh, "RESET synchronous_standby_names")
 
 
-def wait_for_commit(mesh: RunningMesh, service: str) -> None:
-    """Until a commit of the service waits for the standby."""
+def wait_for_commit(mesh: RunningMesh, service: str, timeout_s: float = 30.0) -> None:
+    """Until a commit of the service waits for the standby. AssertionError if none does."""
     eventually(
         lambda: (
             mesh.count(
