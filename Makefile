@@ -88,7 +88,8 @@ faults-all: setup ## all pairs of all flows, 20,000 triples and 10,000 races; ta
 	$(BIN)/python -m tests.faults.engine --all --triples 20000
 	$(BIN)/python -m tests.faults.engine --races 10000
 
-faults-real: setup ## kill real services and PostgreSQL under load, then compare the books
+faults-real: setup ## kill and stop real services at named moments (PAIRS=500) and under load
+	$(BIN)/python -m tests.faults.real --pairs $(or $(PAIRS),500)
 	$(BIN)/pytest tests/faults -m slow
 
 # NIGHT_PAYMENTS=… NIGHT_EACH=… NIGHT_FILES=… make it shorter or longer.
