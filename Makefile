@@ -12,8 +12,8 @@ PYTHON ?= $(shell for p in python3 python3.14 python3.13 python3.12 python3.11; 
 	done)
 
 .DEFAULT_GOAL := help
-.PHONY: help setup gen fresh gen-check lint format types breaking test check demo bench faults \
-	faults-all faults-real soak night mutants conformance secrets lock clean
+.PHONY: help setup gen fresh gen-check lint format types breaking test check demo bench \
+	bench-night faults faults-all faults-real soak night mutants conformance secrets lock clean
 
 help: ## this list
 	@awk -F ':.*## ' '/^[a-z-]+:.*## / {printf "  make %-11s %s\n", $$1, $$2}' Makefile
@@ -62,8 +62,12 @@ types: setup ## mypy --strict
 breaking: fresh ## no contract of main is broken
 	@$(BIN)/python tools/breaking.py $(IMAGE)
 
-test: setup ## the fast tests
-	$(BIN)/pytest tests -m "not slow"
+# A file's tests stay together, because they share servers; tests mostly wait, so a few more
+# processes than processors.
+TEST_JOBS ?= 3
+
+test: setup ## the fast tests (TEST_JOBS=0: in one process)
+	$(BIN)/pytest tests -m "not slow" -n $(TEST_JOBS) --dist loadfile
 
 check: lint types gen-check breaking test ## what CI runs
 
@@ -73,6 +77,9 @@ demo: setup ## the mesh, and a first payment through it
 bench: setup ## measure
 	$(BIN)/python -m bench
 
+bench-night: setup ## measure a night: a million lines, and 500 MB of camt.053
+	$(BIN)/python -m bench.settlement
+
 faults: setup ## every fault, and pairs of faults, in one process: docs/faults.md
 	$(BIN)/python -m bench.failpoints
 	$(BIN)/python -m tests.faults.engine --report docs/faults.md
@@ -81,7 +88,8 @@ faults-all: setup ## all pairs of all flows, 20,000 triples and 10,000 races; ta
 	$(BIN)/python -m tests.faults.engine --all --triples 20000
 	$(BIN)/python -m tests.faults.engine --races 10000
 
-faults-real: setup ## kill real services and PostgreSQL under load, then compare the books
+faults-real: setup ## kill and stop real services at named moments (PAIRS=500) and under load
+	$(BIN)/python -m tests.faults.real --pairs $(or $(PAIRS),500)
 	$(BIN)/pytest tests/faults -m slow
 
 # NIGHT_PAYMENTS=… NIGHT_EACH=… NIGHT_FILES=… make it shorter or longer.
