@@ -76,6 +76,12 @@ FLOWS: Mapping[str, Flow] = {
     "silence": Flow("tok_timeout_nothing", (_SUCCEEDED,)),
     "too-many-requests": Flow("tok_unavailable_twice", (_SUCCEEDED,)),
     "wrong-amount": Flow("tok_wrong_amount", (_PARKED,)),
+    # The PSP remembers a key for less than a paused executor takes to ask again.
+    "key-forgotten": Flow(
+        "tok_ok",
+        (_SUCCEEDED | _PARKED,),
+        {"executor": {"key_window_s": 0.5}, "psp_stub": {"key_memory_s": 0.5}},
+    ),
     "three-orders": Flow("tok_ok", (_SUCCEEDED,) * 3),
 }
 

@@ -57,7 +57,7 @@ async def work(admin_url: str, meshes: int) -> None:
             if key in by_settings:
                 mesh, books = by_settings.pop(key)
             else:
-                mesh, books = await _mesh(admin_url, templates, more)
+                mesh, books = await open_mesh(admin_url, templates, more)
             result = await run(mesh, books, scenario)
             _print(result)
             if result.problems:
@@ -79,7 +79,7 @@ async def work(admin_url: str, meshes: int) -> None:
             together.create_task(serve())
 
 
-async def _mesh(
+async def open_mesh(
     admin_url: str, templates: Mapping[str, str], more: Mapping[str, Mapping[str, object]]
 ) -> tuple[FailingMesh, Sessions]:
     """A mesh that runs, and its books."""
@@ -121,8 +121,8 @@ def _print(result: Result) -> None:
     sys.stdout.flush()
 
 
-def main() -> None:
-    """Runs the worker as a process."""
+def configure() -> None:
+    """Keeps the process silent about what is meant to go wrong, unless LOGS says otherwise."""
     level = logging.DEBUG if os.environ.get(LOGS) else logging.CRITICAL
     structlog.configure(
         wrapper_class=structlog.make_filtering_bound_logger(level),
@@ -132,6 +132,11 @@ def main() -> None:
     logging.getLogger("psycopg").setLevel(logging.CRITICAL)
     # The connections of the dead are found by the garbage collector: that is what they are for.
     warnings.filterwarnings("ignore", category=SAWarning)
+
+
+def main() -> None:
+    """Runs the worker as a process."""
+    configure()
     with open_folder(in_memory=True) as folder:
         server = started(folder / "data")
         try:
