@@ -19,9 +19,9 @@ BUGS: tuple[Bug, ...] = (
         in_executor.intent_after_call,
         (
             "key-forgotten: executor.write#1/killed-before"
-            " + payment>executor Execute#1/callee-paused",
+            " + executor>psp_stub Charge#1/callee-paused",
         ),
-        "I2",
+        "the PSP captured 2 times",
     ),
     Bug(
         5,
@@ -81,7 +81,7 @@ BUGS: tuple[Bug, ...] = (
         13,
         in_payment.taken_by_two,
         ("one-of-two-sleeps: payment>ledger PostEvents#1/answer-lost",),
-        "contradict",
+        "SUCCEEDED",
     ),
     Bug(
         14,
@@ -99,7 +99,7 @@ BUGS: tuple[Bug, ...] = (
     Bug(
         17,
         in_payment.deadlock_not_retried,
-        ("first-call: payment.write#1/deadlock",),
+        ("one-call: payment.write#1/deadlock",),
         "the caller was refused",
     ),
     Bug(
@@ -127,8 +127,8 @@ BUGS: tuple[Bug, ...] = (
     Bug(
         25,
         in_payment.unknown_commit_is_success,
-        ("told-once: payment.write#1/cut-before", "one-order: payment.write#1/cut-before"),
-        "not there",
+        ("one-call: payment.write#1/cut-before",),
+        "the order is not there",
     ),
     Bug(
         26,

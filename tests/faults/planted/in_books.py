@@ -88,7 +88,7 @@ def commission_missing(patch: Patch) -> None:
     real = chart.journals
 
     def journals(event: CaptureEvent) -> tuple[Journal, ...]:
-        captured = event.captured._replace(amount_minor=event.seller_pending_minor)
+        captured = replace(event.captured, amount_minor=event.seller_pending_minor)
         return real(event._replace(captured=captured, commission_minor=0))
 
     patch.setattr(chart, "journals", journals)
@@ -151,6 +151,10 @@ def posted_twice(patch: Patch) -> None:
     WHERE b.subject_id = f.subject_id AND b.reversal_id IS NULL
   )""",
             "f.is_posted",
+        ),
+        (
+            "counter_source, amount_minor, currency\n  FROM new\n)",
+            "counter_source, amount_minor, currency\n  FROM new\n  ON CONFLICT DO NOTHING\n)",
         ),
     )
     patch.setattr(ids, "reconciliation_run_id", lambda *_: uuid4())
