@@ -13,7 +13,7 @@ PYTHON ?= $(shell for p in python3 python3.14 python3.13 python3.12 python3.11; 
 
 .DEFAULT_GOAL := help
 .PHONY: help setup gen fresh gen-check lint format types breaking test check demo bench faults \
-	soak conformance secrets lock clean
+	faults-all faults-real soak night conformance secrets lock clean
 
 help: ## this list
 	@awk -F ':.*## ' '/^[a-z-]+:.*## / {printf "  make %-11s %s\n", $$1, $$2}' Makefile
@@ -73,8 +73,20 @@ demo: setup ## the mesh, and a first payment through it
 bench: setup ## measure
 	$(BIN)/python -m bench
 
-faults: setup ## kill and cut, then compare the books
+faults: setup ## every fault, and pairs of faults, in one process: docs/faults.md
+	$(BIN)/python -m bench.failpoints
+	$(BIN)/python -m tests.faults.engine --report docs/faults.md
+
+faults-all: setup ## all pairs of all flows, 20,000 triples and 10,000 races; takes hours
+	$(BIN)/python -m tests.faults.engine --all --triples 20000
+	$(BIN)/python -m tests.faults.engine --races 10000
+
+faults-real: setup ## kill real services and PostgreSQL under load, then compare the books
 	$(BIN)/pytest tests/faults -m slow
+
+# NIGHT_PAYMENTS=… NIGHT_EACH=… NIGHT_FILES=… make it shorter or longer.
+night: setup ## seed 100,000 payments with faults of each class, and mix 20,000 of all tokens
+	$(BIN)/pytest tests/night -m slow
 
 # Readable for the services, which are not root, in a folder that is closed: see docker-compose.yml.
 secrets: ## the passwords of docker-compose.yml; those that are there stay

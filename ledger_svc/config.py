@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+from pathlib import Path
+
 from pydantic import Field
 
 from ledger_svc.reconciliation.sources import DEFAULT, Sources
@@ -21,3 +23,10 @@ class Settings(ServiceSettings):
     they are not."""
     max_file_bytes: int = Field(default=1 << 30, ge=1, le=4 << 30)
     """How large a settlement file may be. It waits on disk, not in memory."""
+    drop_folder: Path | None = None
+    """Where settlement files are dropped, by SFTP for example, in a folder for each source;
+    None: nowhere. It must be there when the service starts."""
+    drop_poll_ms: int = Field(default=5_000, ge=10)
+    """How often it is looked into."""
+    drop_quiet_ms: int = Field(default=10_000, ge=0)
+    """So long a file must be unchanged before it is taken for whole."""

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import asyncio
 from collections.abc import Mapping
 from functools import partial
 from typing import TYPE_CHECKING
@@ -28,6 +29,8 @@ from paymesh.reconciliation.v1.reconciliation_service_pb2_grpc import (
 
 from ledger_svc import operations
 from ledger_svc.config import Settings
+from ledger_svc.reconciliation import drop_files
+from ledger_svc.reconciliation.drop import DropFolder
 from ledger_svc.reconciliation.fetching import AdapterFiles
 from ledger_svc.reconciliation.run import SettlementFiles
 from ledger_svc.reconciliation.servicer import ReconciliationServicer
@@ -42,7 +45,7 @@ from mesh import server as mesh_server
 from mesh.channel import open_channel
 from mesh.config import load
 from mesh.db import Database
-from mesh.server import Background, Server
+from mesh.server import Background, CannotStartError, Server
 from mesh.start import require_database
 from mesh.status_service import serve_status
 
@@ -98,6 +101,7 @@ def wire(
         by_key=False,
         patience_ms=RECONCILIATION_PATIENCE_MS,
     )
+    dropped = _dropped(settings, patient)
     to_psp = open_channel(settings.psp_target) if settings.psp_target else None
     if adapters is None:
         adapters = {} if to_psp is None else _adapters(settings, PspServiceStub(to_psp))
@@ -113,13 +117,35 @@ def wire(
 
     async def run() -> None:
         try:
-            await writer.run()
+            async with asyncio.TaskGroup() as tasks:
+                tasks.create_task(writer.run())
+                if dropped is not None:
+                    tasks.create_task(dropped.run())
         finally:
             await patient.close()
             if to_psp is not None:
                 await to_psp.close()
 
     return server, run
+
+
+def _dropped(settings: Settings, database: Database) -> DropFolder | None:
+    """What looks into the drop folder, if there is one to look into."""
+    root = settings.drop_folder
+    if root is None:
+        return None
+    try:
+        drop_files.look(root, ())
+    except OSError as error:
+        raise CannotStartError(f"the drop folder {root} can't be read: {error.strerror}") from error
+    return DropFolder(
+        root,
+        database,
+        settings.sources,
+        max_file_bytes=settings.max_file_bytes,
+        poll_s=settings.drop_poll_ms / 1000,
+        quiet_s=settings.drop_quiet_ms / 1000,
+    )
 
 
 def _adapters(settings: Settings, stub: PspServiceAsyncStub) -> Mapping[str, SettlementFiles]:

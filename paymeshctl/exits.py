@@ -3,9 +3,11 @@
 from __future__ import annotations
 
 import json
+import os
 import sys
+import traceback
 from collections.abc import Iterator
-from contextlib import contextmanager
+from contextlib import contextmanager, suppress
 from enum import IntEnum
 
 import typer
@@ -86,6 +88,32 @@ def reporting(*, as_json: bool, request_id: str | None = None) -> Iterator[None]
             interrupted |= {"request_id": request_id, "repeat": True}
         _report(interrupted, as_json=as_json)
         raise typer.Exit(Exit.NOT_DONE if request_id is None else Exit.UNKNOWN) from None
+
+
+@contextmanager
+def could_not_run() -> Iterator[None]:
+    """Whatever goes wrong inside, foreseen or not, ends with BAD_USAGE and never with 1.
+
+    For a verb whose 1 wakes somebody up for another reason. What was printed is flushed, for
+    an output that can't be written is a failure, too.
+    """
+    try:
+        yield
+        sys.stdout.flush()
+    except (Exception, KeyboardInterrupt) as error:
+        with suppress(OSError, ValueError):
+            if not isinstance(error, typer.Exit):
+                traceback.print_exc()
+        _give_up_unwritable_output()
+        raise typer.Exit(Exit.BAD_USAGE) from error
+
+
+def _give_up_unwritable_output() -> None:
+    """Else Python tries once more to write it when it ends, and ends with a code of its own."""
+    try:
+        sys.stdout.flush()
+    except OSError:
+        os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
 
 
 def _facts(error: MeshError, request_id: str | None, *, repeat: bool) -> dict[str, object]:

@@ -28,7 +28,7 @@ from paymeshctl.arguments import (
 )
 from paymeshctl.client import DEFAULT_CALLER, Client, new_request_id, parse_target
 from paymeshctl.day_report import age_band, class_name, printable
-from paymeshctl.exits import HELP, CommandError, Exit, reporting
+from paymeshctl.exits import HELP, CommandError, Exit, could_not_run, reporting
 
 RUN_HELP = (
     "Exit codes: 0 balanced or explained; 1 the books miss each other, or a day before is "
@@ -50,6 +50,7 @@ RequestId = Annotated[
 
 _CHUNK_BYTES = 1 << 18
 _GOOD = frozenset({pb.RUN_STATE_BALANCED, pb.RUN_STATE_EXPLAINED})
+_BAD = frozenset({pb.RUN_STATE_BROKEN, pb.RUN_STATE_OPEN})
 # What a spreadsheet takes for a formula, or drops before it looks for one. The wide forms of
 # these characters count where East Asian ones are typed.
 _FORMULA = (*"=+-@\t\r\n", *"\uff1d\uff0b\uff0d\uff20")
@@ -137,21 +138,17 @@ def run(
     as_json: AsJson = False,
 ) -> None:
     """Reconcile a day of a source; with unchanged inputs it is the same run again."""
-    try:
-        with (
-            reporting(as_json=as_json),
-            Client(parse_target(target), caller=caller, timeout_s=timeout) as client,
-        ):
+    with could_not_run(), reporting(as_json=as_json):
+        with Client(parse_target(target), caller=caller, timeout_s=timeout) as client:
             request = pb.ReconcileRequest(settlement_date=parse_day(day), source=source)
             response = client.reconcile(request)
-    except typer.Exit as error:
-        # Whatever the reason, whoever wakes up for it has to know that nothing ran.
-        raise typer.Exit(Exit.BAD_USAGE) from error
-    if as_json:
-        render.print_json(response)
-    else:
-        _print_run(response.run)
-    if response.run.state not in _GOOD:
+        if response.run.state not in _GOOD | _BAD:
+            raise CommandError(Exit.BAD_USAGE, "the mesh tells a state that is not known here")
+        if as_json:
+            render.print_json(response)
+        else:
+            _print_run(response.run)
+    if response.run.state in _BAD:
         raise typer.Exit(Exit.NOT_DONE)
 
 

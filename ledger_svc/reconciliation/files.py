@@ -74,16 +74,20 @@ class Spool:
     def finish(self) -> None:
         """Nothing more comes. Errors: FILE_TOO_LARGE."""
         if self.size_bytes > self._max_file_bytes:
-            raise MeshError(
-                Reason.FILE_TOO_LARGE,
-                f"a settlement file may have {self._max_file_bytes} bytes at most; "
-                "nothing was stored",
-                {"max_file_bytes": str(self._max_file_bytes)},
-            )
+            raise too_large(self._max_file_bytes)
 
     def _add(self, chunk: bytes) -> None:
         self._sha256.update(chunk)
         self.file.write(chunk)
+
+
+def too_large(max_file_bytes: int) -> MeshError:
+    """That a file has more bytes than this."""
+    return MeshError(
+        Reason.FILE_TOO_LARGE,
+        f"a settlement file may have {max_file_bytes} bytes at most; nothing was stored",
+        {"max_file_bytes": str(max_file_bytes)},
+    )
 
 
 def source_of(sources: Sources, name: str) -> Source:

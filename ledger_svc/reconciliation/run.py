@@ -44,6 +44,14 @@ async def late_days(database: Database, name: str, day: date) -> list[date]:
     )
 
 
+async def missing_days(database: Database, name: str, source: Source, day: date) -> list[date]:
+    """The days that should have a file and have none, since the last one that has one."""
+    around = await database.read(
+        "ledger.around", lambda connection: store_run.read_around(connection, name, day)
+    )
+    return _missing(source, around.file_day, day)
+
+
 async def has_files(database: Database, name: str, day: date) -> bool:
     """Whether a usable file of the day is there."""
     files = await database.read(
@@ -71,7 +79,8 @@ async def reconcile(database: Database, name: str, source: Source, day: date) ->
             )
         around = await store_run.read_around(connection, name, day)
         given = _parameters(name, source, day, around)
-        inputs = await store_run.read_inputs(connection, files, given)
+        is_bank = source.kind == "bank"
+        inputs = await store_run.begin(connection, files, given, is_bank=is_bank)
         run_id = ids.reconciliation_run_id(
             name,
             day.isoformat(),
@@ -81,15 +90,15 @@ async def reconcile(database: Database, name: str, source: Source, day: date) ->
             str(inputs.captures),
             str(inputs.met),
             str(inputs.nameless),
+            str(inputs.registered),
             str(inputs.decisions),
             str(inputs.transfers),
+            str(given["missing_day"]),
             source.model_dump_json(),
         )
         found = await store_run.read_runs(connection, [run_id])
         if run_id not in found:
-            await store_run.run(
-                connection, inputs, {**given, "run_id": run_id}, is_bank=source.kind == "bank"
-            )
+            await store_run.run(connection, inputs, {**given, "run_id": run_id}, is_bank=is_bank)
             found = await store_run.read_runs(connection, [run_id])
         return found[run_id]
 
@@ -130,6 +139,7 @@ def _parameters(
             _business_days(day, NEAR_BUSINESS_DAYS) + timedelta(days=1), source
         ),
         "as_of_day": day if around.last_day is None else max(day, around.last_day),
+        "missing_day": next(iter(_missing(source, around.file_day, day)), None),
         "zone": source.zone,
         "cut_off": source.cut_off.isoformat(),
         "settle_days": source.settle_days,
@@ -139,6 +149,14 @@ def _parameters(
         "fee_fixed_minor": source.fee_fixed_minor,
         "bank": source.bank or name,
     }
+
+
+def _missing(source: Source, file_day: date | None, day: date) -> list[date]:
+    """The days between the one that has a file and this one that should have one, too."""
+    if file_day is None:
+        return []
+    between = (file_day + timedelta(days=n) for n in range(1, (day - file_day).days))
+    return [one for one in between if source.has_file(one)]
 
 
 def _business_days(day: date, count: int) -> date:

@@ -141,10 +141,24 @@ class ReconciliationServicer(pb_grpc.ReconciliationServiceServicer):
         day = _day(request.settlement_date, "settlement_date")
         source = files.source_of(self._sources, request.source)
         await self._fetch(request.source, source, day)
+        await self._catch_up(request.source, source, day)
         for late in await run.late_days(self._database, request.source, day):
             await run.reconcile(self._database, request.source, source, late)
         done = await run.reconcile(self._database, request.source, source, day)
         return pb.ReconcileResponse(run=_run(done))
+
+    async def _catch_up(self, name: str, source: Source, day: date) -> None:
+        """Fetches and reconciles what a night that did not run has left out before the day."""
+        if name not in self._adapters:
+            return
+        for missing in await run.missing_days(self._database, name, source, day):
+            try:
+                await self._fetch(name, source, missing)
+            except MeshError as error:
+                if error.reason is not Reason.SETTLEMENT_FILE_MISSING:
+                    raise
+                continue  # It stays missing, and the run says so.
+            await run.reconcile(self._database, name, source, missing)
 
     async def _fetch(self, name: str, source: Source, day: date) -> None:
         """Sees to it that a file of the day is there, if it can be had."""

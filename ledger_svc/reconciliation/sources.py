@@ -29,9 +29,12 @@ class Source(BaseModel):
 
     accounts: as the files write them; empty takes whatever account a file names. zone and
     cut_off: when a settlement day ends: at that time of the day after it, in that zone.
+    file_days: the days that have a file; one that is missing between two others leaves the later
+    one open. `any`: nothing is known.
     settle_days: so long a capture may be in no file before that is a fault.
     fee_tolerance_minor: a fee may differ by so much and be booked without asking.
-    rounding_tolerance_minor: a day may miss by so much and be booked as rounding.
+    rounding_tolerance_minor: a day may miss by so much, and a line that only adjusts the balance
+    may be so much, and be booked as rounding.
     fee_basis_points and fee_fixed_minor: what a charge should cost; None: nothing is known.
     bank: the source of the bank that a PSP pays out to.
     """
@@ -42,12 +45,17 @@ class Source(BaseModel):
     accounts: frozenset[str] = frozenset()
     zone: Annotated[str, AfterValidator(_known_zone)] = "UTC"
     cut_off: time = time()
+    file_days: Literal["daily", "weekdays", "any"] = "any"
     settle_days: int = Field(default=3, ge=0, le=366)
     fee_tolerance_minor: Minor = 0
     rounding_tolerance_minor: Minor = 0
     fee_basis_points: int | None = Field(default=None, ge=0, le=10_000)
     fee_fixed_minor: Minor = 0
     bank: str = Field(default="", max_length=63)
+
+    def has_file(self, day: date) -> bool:
+        """Whether the source is known to make a file of this day."""
+        return self.file_days == "daily" or (self.file_days == "weekdays" and day.isoweekday() <= 5)
 
     def day_end(self, day: date) -> datetime:
         """The first instant that no longer belongs to the day."""
@@ -56,5 +64,5 @@ class Source(BaseModel):
 
 Sources = Mapping[Name, Source]
 
-DEFAULT: Sources = {"psp_stub": Source(kind="psp")}
+DEFAULT: Sources = {"psp_stub": Source(kind="psp", file_days="daily", rounding_tolerance_minor=1)}
 """What `paymesh up` serves."""

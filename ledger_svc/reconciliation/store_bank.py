@@ -13,7 +13,7 @@ from sqlalchemy import TextClause, text
 from ledger_svc.domain import AccountKind as K
 from ledger_svc.reconciliation.domain import BreakClass as C
 from ledger_svc.reconciliation.store_findings import INSERT
-from ledger_svc.reconciliation.store_match import DAY_LINE, FORGET_SUPERSEDED
+from ledger_svc.reconciliation.store_match import FORGET_SUPERSEDED
 
 _TRANSFER = f"""
 transfer AS MATERIALIZED (
@@ -28,7 +28,7 @@ transfer AS MATERIALIZED (
 """
 
 _UNMATCHED = f"""
-{DAY_LINE}, line AS MATERIALIZED (
+line AS MATERIALIZED (
   SELECT * FROM day_line AS d
   WHERE NOT EXISTS (
     SELECT FROM settlement_match AS m WHERE m.file_id = d.file_id AND m.sequence = d.sequence

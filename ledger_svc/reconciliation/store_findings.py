@@ -12,7 +12,8 @@ from sqlalchemy import text
 
 from ledger_svc.domain import AccountKind
 from ledger_svc.reconciliation.domain import BreakClass as C
-from ledger_svc.reconciliation.store_match import CAPTURE_ENTRY, DAY_LINE, FEE_ENTRY, NEARBY
+from ledger_svc.reconciliation.store_day import CAPTURE_ENTRY, FEE_ENTRY
+from ledger_svc.reconciliation.store_match import NEARBY, REGISTER_RULE
 
 K = AccountKind
 
@@ -22,10 +23,6 @@ INSERT INTO run_finding (
   amount_minor, currency, file_id, sequence, journal_id, operation_id, order_id, psp_reference,
   rule
 )
-"""
-
-_OURS = """
-line.idempotency_key = translate(paymesh_id(left(op, 12), 'psp_key', op, '0')::text, '-', '')
 """
 
 # Of the lines that no capture is matched with: is another one for the same charge?
@@ -48,39 +45,50 @@ _IS_DUPLICATE = """
 )
 """
 
+# A source that rounds says so by a line that is about nothing of ours.
+_IS_ROUNDING = """
+kind = 'ADJUSTMENT' AND op IS NULL AND line.order_id IS NULL AND line.related_reference = ''
+AND abs(line.amount_minor) <= cast(:rounding_tolerance_minor AS bigint)
+"""
+
 # Classes that post by themselves; the others wait for an operator. A fee only within the
 # source's tolerance.
 AUTOMATIC = (
     C.NONE, C.NEVER_SETTLED, C.UNKNOWN_TO_US, C.AMOUNT_DIFFERS, C.DUPLICATE_IN_FILE,
-    C.REFUND_DIFFERS, C.CHARGEBACK, C.STATUS_DIFFERS, C.FX_DIFFERENCE,
+    C.REFUND_DIFFERS, C.CHARGEBACK, C.STATUS_DIFFERS, C.FX_DIFFERENCE, C.CLOSING_DIFFERS,
 )  # fmt: skip
 _IS_AUTOMATIC = f"class IN ({', '.join(str(int(one)) for one in AUTOMATIC)})"
 
 LINES = text(f"""
-WITH {DAY_LINE}, {NEARBY}, choice AS (
-  SELECT currency, amount_minor, count(*) AS journals FROM near GROUP BY currency, amount_minor
-), line AS MATERIALIZED (
-  SELECT d.*, m.journal_id AS matched, m.rule,
-         translate(d.operation_id::text, '-', '') AS op,
-         row_number() OVER (
-           PARTITION BY account, identity, currency, kind, source_reference, operation_id
-           ORDER BY d.file_id, d.sequence
-         ) AS occurrence
+WITH {NEARBY}, choice AS (
+  SELECT currency, amount_minor FROM near
+  GROUP BY currency, amount_minor HAVING count(*) > 1 OR bool_or(psp_reference = '')
+), told AS MATERIALIZED (
+  SELECT d.*, m.journal_id AS matched, m.rule, m.booked_currency, m.booked_minor,
+         CASE WHEN m.fee_currency = d.currency THEN m.fee_minor ELSE 0 END AS booked_fee,
+         m.fee_currency IS NOT NULL AS has_fee,
+         translate(d.operation_id::text, '-', '') AS op
   FROM day_line AS d
-  LEFT JOIN settlement_match AS m ON m.file_id = d.file_id AND m.sequence = d.sequence
+  LEFT JOIN matched AS m ON m.file_id = d.file_id AND m.sequence = d.sequence
+  WHERE m.journal_id IS NULL OR m.booked_currency <> d.currency OR m.booked_minor <> d.gross
+     OR d.fee <> CASE WHEN m.fee_currency = d.currency THEN m.fee_minor ELSE 0 END
+), counted AS (
+  SELECT file_id, sequence, row_number() OVER (
+           PARTITION BY account, identity, currency, kind, source_reference, operation_id
+           ORDER BY file_id, sequence
+         ) AS occurrence
+  FROM day_line
+  WHERE (kind, source_reference) IN (SELECT kind, source_reference FROM told)
+), line AS MATERIALIZED (
+  SELECT told.*, counted.occurrence FROM told JOIN counted USING (file_id, sequence)
 ), met AS (
   SELECT line.*, j.operation_id AS booked_operation, j.order_id AS booked_order,
-         e.currency AS booked_currency, e.amount_minor AS booked_minor,
-         CASE WHEN fee.currency = line.currency THEN fee.amount_minor ELSE 0 END AS booked_fee,
-         fee.journal_id IS NOT NULL AS has_fee,
          CASE
-           WHEN e.currency <> line.currency THEN {C.CURRENCY_DIFFERS}
-           WHEN e.amount_minor <> line.gross THEN {C.AMOUNT_DIFFERS}
+           WHEN booked_currency <> currency THEN {C.CURRENCY_DIFFERS}
+           WHEN booked_minor <> gross THEN {C.AMOUNT_DIFFERS}
          END AS class
   FROM line
   JOIN journal AS j ON j.journal_id = line.matched
-  CROSS JOIN {CAPTURE_ENTRY.format(journal_id="j.journal_id")}
-  LEFT JOIN {FEE_ENTRY} ON true
 ), other_fee AS (
   SELECT met.*,
          CASE
@@ -95,13 +103,14 @@ WITH {DAY_LINE}, {NEARBY}, choice AS (
   FROM met
   WHERE class IS DISTINCT FROM {C.CURRENCY_DIFFERS} AND fee <> booked_fee
 ), unmet AS (
-  SELECT line.*,
+  SELECT line.*, r.operation_id AS registered, r.order_id AS registered_order,
+         {REGISTER_RULE} AS register_rule,
          CASE
            WHEN kind = 'CHARGE' THEN
              CASE
                WHEN {_IS_DUPLICATE} THEN {C.DUPLICATE_IN_FILE}
-               WHEN {_OURS} THEN {C.STATUS_DIFFERS}
-               WHEN choice.journals > 0 AND op IS NULL AND line.order_id IS NULL
+               WHEN r.operation_id IS NOT NULL THEN {C.STATUS_DIFFERS}
+               WHEN choice.currency IS NOT NULL AND op IS NULL AND line.order_id IS NULL
                  THEN {C.AMBIGUOUS}
                ELSE {C.UNKNOWN_TO_US}
              END
@@ -114,9 +123,11 @@ WITH {DAY_LINE}, {NEARBY}, choice AS (
            WHEN kind IN (
              'RESERVE_HOLD', 'RESERVE_RELEASE', 'BALANCE_TRANSFER', 'INVOICE_DEDUCTION'
            ) THEN {C.RESERVE_OR_TRANSFER}
+           WHEN {_IS_ROUNDING} THEN {C.CLOSING_DIFFERS}
            ELSE {C.UNKNOWN_TO_US}
          END AS class
   FROM line
+  LEFT JOIN registered AS r ON r.file_id = line.file_id AND r.sequence = line.sequence
   LEFT JOIN choice ON choice.currency = line.currency AND choice.amount_minor = line.gross
   WHERE line.matched IS NULL
 ), found AS (
@@ -143,11 +154,14 @@ WITH {DAY_LINE}, {NEARBY}, choice AS (
            WHEN class = {C.NONE} THEN {K.BANK_CASH}
            WHEN class = {C.CHARGEBACK} THEN {K.DISPUTE_RECEIVABLE}
            WHEN class = {C.FX_DIFFERENCE} THEN {K.FX}
+           WHEN class = {C.CLOSING_DIFFERS} THEN {K.ROUNDING}
            ELSE {K.SUSPENSE}
          END,
          CASE WHEN class = {C.NONE} AND kind <> 'FEE' THEN cast(:bank AS text) ELSE :source END,
-         {_IS_AUTOMATIC}, 'LEFT_OVER', matched, operation_id, order_id, account, identity,
-         currency, kind, source_reference, op, occurrence, file_id, sequence
+         {_IS_AUTOMATIC},
+         CASE class WHEN {C.STATUS_DIFFERS} THEN register_rule ELSE 'LEFT_OVER' END, matched,
+         coalesce(operation_id, registered), coalesce(order_id, registered_order), account,
+         identity, currency, kind, source_reference, op, occurrence, file_id, sequence
   FROM unmet
   UNION ALL
   SELECT 'dispute_fee', {C.NONE}, -fee, {K.DISPUTE_FEE_EXPENSE}, :source, true, 'LEFT_OVER',
@@ -171,12 +185,9 @@ FROM found
 # age. A journal on which a later one for its order is matched is there twice.
 LEDGER = text(f"""
 WITH fresh AS MATERIALIZED (
-  SELECT e.journal_id
-  FROM entry AS e
-  WHERE e.account_kind = {K.PSP_RECEIVABLE} AND e.owner_id = '' AND e.source = :source
-    AND e.direction = 1
-    AND e.create_time >= cast(:from_time AS timestamptz)
-    AND e.create_time < cast(:cut_off_time AS timestamptz)
+  SELECT journal_id FROM open_capture
+  WHERE create_time >= cast(:from_time AS timestamptz)
+    AND create_time < cast(:cut_off_time AS timestamptz)
   UNION
   SELECT b.journal_id
   FROM settlement_break AS b
@@ -190,7 +201,8 @@ WITH fresh AS MATERIALIZED (
   FROM fresh
   JOIN journal AS j ON j.journal_id = fresh.journal_id AND j.kind = 1
   CROSS JOIN {CAPTURE_ENTRY.format(journal_id="j.journal_id")}
-  LEFT JOIN {FEE_ENTRY} ON fee.currency = e.currency
+  LEFT JOIN {FEE_ENTRY.format(operation_id="j.operation_id", revision="j.revision")}
+    ON fee.currency = e.currency
   WHERE j.create_time < cast(:cut_off_time AS timestamptz)
     AND NOT EXISTS (SELECT FROM settlement_match AS m WHERE m.journal_id = j.journal_id)
 ), judged AS (
@@ -251,9 +263,24 @@ SELECT :run_id,
 FROM broken
 """)
 
+# A day that should have a file and has none. Where balances show it too, that is enough.
+MISSING_DAY = text(f"""
+{INSERT}
+SELECT :run_id,
+       paymesh_id(NULL, 'settlement_finding', :source, 'missing_day', cast(:day AS text)),
+       {C.CHAIN_BROKEN}, false, false, {K.PSP_RECEIVABLE}, {K.SUSPENSE}, :source, 0, currency,
+       file_id, NULL, NULL, NULL, NULL, '', 'DAY_MISSING ' || cast(:missing_day AS date)
+FROM statement
+WHERE source = :source AND settlement_date = :day AND is_current AND NOT EXISTS (
+  SELECT FROM run_finding WHERE run_id = :run_id AND class = {C.CHAIN_BROKEN}
+)
+ORDER BY currency, file_id, number
+LIMIT 1
+""")
+
 # A transfer that is not the sum of the lines that name it. It moves nothing of its own.
 BATCHES = text(f"""
-WITH {DAY_LINE}, paid AS (
+WITH paid AS (
   SELECT batch_reference, currency, sum(amount_minor) AS amount,
          (array_agg(file_id ORDER BY file_id, sequence))[1] AS file_id,
          (array_agg(sequence ORDER BY file_id, sequence))[1] AS sequence

@@ -11,53 +11,15 @@ from collections.abc import Sequence
 
 from sqlalchemy import TextClause, text
 
-# The lines of the day that count. A superseded statement has none.
-DAY_LINE = """
-day_line AS MATERIALIZED (
-  SELECT l.*, s.account, s.identity, f.create_time AS came,
-         coalesce(l.gross_minor, l.amount_minor + coalesce(l.fee_minor, 0)) AS gross,
-         coalesce(l.fee_minor, 0) AS fee
-  FROM statement AS s
-  JOIN settlement_line AS l ON l.file_id = s.file_id AND l.statement = s.number
-  JOIN settlement_file AS f ON f.file_id = s.file_id
-  WHERE s.source = :source AND s.settlement_date = :day AND s.is_current AND l.level = 'ENTRY'
-)
-"""
+from ledger_svc.reconciliation import store_day
+from ledger_svc.reconciliation.store_day import CAPTURE_ENTRY
+from ledger_svc.register import RegisterState
 
-# The first entry of a capture is its debit at the source, the second of a fee its credit
-# there. Looked up by key whatever the planner believes of a young table: the fence (OFFSET 0)
-# keeps the conditions on the account from leading it to the account's whole history.
-CAPTURE_ENTRY = """
-LATERAL (
-  SELECT * FROM entry WHERE entry.journal_id = {journal_id} AND entry.line = 0 OFFSET 0
-) AS e
-"""
-FEE_ENTRY = """
-LATERAL (
-  SELECT * FROM entry
-  WHERE entry.journal_id = paymesh_journal_id('psp_fee', j.operation_id, j.revision)
-    AND entry.line = 1
-  OFFSET 0
-) AS fee
-"""
-
-_UNMATCHED_LINE = f"""
-{DAY_LINE}, line AS MATERIALIZED (
-  SELECT * FROM day_line AS d
-  WHERE d.kind = 'CHARGE' AND NOT EXISTS (
-    SELECT FROM settlement_match AS m WHERE m.file_id = d.file_id AND m.sequence = d.sequence
-  )
-)
-"""
-
-# The captures at the source that no line is matched with, from as far back as is looked.
-UNMATCHED_CAPTURE = """
-SELECT j.journal_id, j.order_id, j.psp_reference, e.currency, e.amount_minor, e.create_time
-FROM entry AS e
-JOIN journal AS j ON j.journal_id = e.journal_id AND j.kind = 1
-WHERE e.account_kind = 1 AND e.owner_id = '' AND e.source = :source AND e.direction = 1
-  AND e.create_time >= cast(:look_back_time AS timestamptz)
-  AND NOT EXISTS (SELECT FROM settlement_match AS m WHERE m.journal_id = e.journal_id)
+# The rule that names what the register says.
+REGISTER_RULE = f"""
+CASE r.state
+  {" ".join(f"WHEN {state} THEN 'REGISTER_{state.name}'" for state in RegisterState)}
+END
 """
 
 FORGET_SUPERSEDED = text("""
@@ -82,33 +44,39 @@ FROM (
 ORDER BY file_id, sequence, fits DESC, journal_id
 """
 
-# The file repeats our operation, and the journal's id is computed from it: a join by key.
-_BY_OPERATION = text(f"""
-WITH {_UNMATCHED_LINE}, pair AS (
-  SELECT e.journal_id, line.file_id, line.sequence, line.came,
-         (e.currency, e.amount_minor) = (line.currency, line.gross) AS fits
-  FROM line
-  CROSS JOIN {
-    CAPTURE_ENTRY.format(journal_id="paymesh_journal_id('capture', line.operation_id, 0)")
-}
-  WHERE line.operation_id IS NOT NULL AND e.account_kind = 1 AND e.source = :source
-    AND NOT EXISTS (SELECT FROM settlement_match AS m WHERE m.journal_id = e.journal_id)
-)
-{_INSERT} SELECT journal_id, file_id, sequence, 'OPERATION', :run_id FROM ({_BEST}) AS best
+# The file repeats our operation: a line has one candidate, which it brings along.
+_BY_OPERATION = text("""
+INSERT INTO settlement_match (journal_id, file_id, sequence, rule, run_id)
+SELECT DISTINCT ON (capture_id) capture_id, file_id, sequence, 'OPERATION', :run_id
+FROM day_line AS d
+WHERE capture_id IS NOT NULL
+  AND NOT EXISTS (
+    SELECT FROM settlement_match AS m WHERE m.file_id = d.file_id AND m.sequence = d.sequence
+  )
+  AND NOT EXISTS (SELECT FROM settlement_match AS m WHERE m.journal_id = d.capture_id)
+ORDER BY capture_id, (capture_currency, capture_minor) = (currency, gross) DESC, came, file_id,
+         sequence
 """)
 
 _BY_REFERENCE = text(f"""
-WITH {_UNMATCHED_LINE}, capture AS MATERIALIZED ({UNMATCHED_CAPTURE}), pair AS (
+WITH pair AS (
   SELECT c.journal_id, line.file_id, line.sequence, line.came,
          (c.currency, c.amount_minor) = (line.currency, line.gross) AS fits
-  FROM line
+  FROM open_line AS line
   CROSS JOIN LATERAL unnest(ARRAY[line.source_reference, line.related_reference]) AS told (name)
-  JOIN capture AS c ON c.psp_reference = told.name
-  WHERE told.name <> ''
+  JOIN open_capture AS c ON c.psp_reference = told.name
+  WHERE told.name <> '' AND c.create_time >= cast(:look_back_time AS timestamptz)
 )
 {_INSERT} SELECT journal_id, file_id, sequence, 'PSP_REFERENCE', :run_id FROM ({_BEST}) AS best
 """)
 
+# Those that no pass has matched yet.
+_STILL_OPEN = """
+SELECT * FROM open_line AS d
+WHERE NOT EXISTS (
+  SELECT FROM settlement_match AS m WHERE m.file_id = d.file_id AND m.sequence = d.sequence
+)
+"""
 _ONLY_PAIRS = """
 SELECT journal_id, file_id, sequence
 FROM (
@@ -120,9 +88,9 @@ WHERE lines = 1 AND journals = 1
 """
 
 _BY_ORDER = text(f"""
-WITH {_UNMATCHED_LINE}, pair AS (
+WITH pair AS (
   SELECT j.journal_id, line.file_id, line.sequence
-  FROM line
+  FROM ({_STILL_OPEN}) AS line
   JOIN journal AS j ON j.order_id = line.order_id AND j.kind = 1
   CROSS JOIN {CAPTURE_ENTRY.format(journal_id="j.journal_id")}
   WHERE line.operation_id IS NULL AND e.account_kind = 1 AND e.source = :source
@@ -133,20 +101,21 @@ WITH {_UNMATCHED_LINE}, pair AS (
 """)
 
 # By amount and date alone, what no name contradicts: on both sides none that could meet.
-NEARBY = f"""
+NEARBY = """
 near AS MATERIALIZED (
-  SELECT * FROM ({UNMATCHED_CAPTURE}) AS c
-  WHERE c.psp_reference = ''
+  SELECT * FROM open_capture AS c
+  WHERE NOT EXISTS (SELECT FROM settlement_match AS m WHERE m.journal_id = c.journal_id)
+    AND c.create_time >= cast(:look_back_time AS timestamptz)
     AND c.create_time >= cast(:near_from_time AS timestamptz)
     AND c.create_time < cast(:near_until_time AS timestamptz)
 )
 """
 _BY_AMOUNT = text(f"""
-WITH {_UNMATCHED_LINE}, {NEARBY}, pair AS (
+WITH {NEARBY}, pair AS (
   SELECT n.journal_id, line.file_id, line.sequence
-  FROM line
+  FROM ({_STILL_OPEN}) AS line
   JOIN near AS n ON n.currency = line.currency AND n.amount_minor = line.gross
-  WHERE line.operation_id IS NULL AND line.order_id IS NULL
+  WHERE line.operation_id IS NULL AND line.order_id IS NULL AND n.psp_reference = ''
 )
 {_INSERT} SELECT journal_id, file_id, sequence, 'AMOUNT_AND_DATE', :run_id
 FROM ({_ONLY_PAIRS}) AS single
@@ -155,8 +124,12 @@ FROM ({_ONLY_PAIRS}) AS single
 PASSES: Sequence[TextClause] = (
     FORGET_SUPERSEDED,
     _BY_OPERATION,
+    store_day.OPEN_CAPTURE,
+    store_day.OPEN_LINE,
     _BY_REFERENCE,
     _BY_ORDER,
     _BY_AMOUNT,
+    store_day.MATCHED,
+    store_day.MATCHED_OTHERWISE,
 )
 """In this order; each sees what the ones before it matched."""

@@ -8,7 +8,6 @@ from ledger_svc.domain import AccountKind, JournalKind
 from ledger_svc.reconciliation.domain import BreakClass as C
 from ledger_svc.reconciliation.domain import BreakState as S
 from ledger_svc.reconciliation.domain import Resolution
-from ledger_svc.reconciliation.store_match import DAY_LINE
 
 _NO_ORDER = "cast('00000000-0000-0000-0000-000000000000' AS uuid)"
 
@@ -169,31 +168,25 @@ WHERE b.source = :source AND b.state <> {S.CLEARED} AND (
 """)
 
 # The proof. What the ledger gained by this day is summed from the entries themselves, not
-# from what a finding says that it booked.
+# from what a finding says that it booked; those of `matched` were read from the entries.
 _BALANCES = f"""
-WITH {DAY_LINE}, booked AS (
-  SELECT m.journal_id, d.currency
-  FROM day_line AS d
-  JOIN settlement_match AS m ON m.file_id = d.file_id AND m.sequence = d.sequence
-  UNION ALL
-  SELECT paymesh_journal_id('psp_fee', j.operation_id, j.revision), d.currency
-  FROM day_line AS d
-  JOIN settlement_match AS m ON m.file_id = d.file_id AND m.sequence = d.sequence
-  JOIN journal AS j ON j.journal_id = m.journal_id
-  UNION ALL
+WITH booked AS (
   SELECT b.journal_id, b.currency
   FROM settlement_booking AS b
   WHERE b.source = :source AND b.settlement_date = :day AND NOT b.on_ledger_side
     AND b.reversal_id IS NULL
-), ledger AS (
-  SELECT e.currency, sum(CASE e.direction WHEN 1 THEN e.amount_minor ELSE -e.amount_minor END)
+  {{more_booked}}
+), gained AS (
+  SELECT e.currency, CASE e.direction WHEN 1 THEN e.amount_minor ELSE -e.amount_minor END
          AS amount
   FROM booked AS b
   CROSS JOIN LATERAL (
     SELECT * FROM entry WHERE entry.journal_id = b.journal_id OFFSET 0
   ) AS e
-  WHERE e.account_kind = :base_kind AND e.source = :source AND e.currency = b.currency
-  GROUP BY e.currency
+  WHERE e.account_kind = {{base_kind}} AND e.source = :source AND e.currency = b.currency
+  {{more_gained}}
+), ledger AS (
+  SELECT currency, sum(amount) AS amount FROM gained GROUP BY currency
 ), line AS (
   SELECT currency, sum(amount_minor) AS amount FROM day_line GROUP BY currency
 ), open_break AS (
@@ -224,7 +217,27 @@ LEFT JOIN line AS l USING (currency)
 LEFT JOIN ledger AS g USING (currency)
 LEFT JOIN open_break AS o USING (currency)
 """
-BALANCES = text(_BALANCES.replace(":base_kind", str(int(AccountKind.PSP_RECEIVABLE))))
-BANK_BALANCES = text(_BALANCES.replace(":base_kind", str(int(AccountKind.BANK_CASH))))
+BALANCES = text(
+    _BALANCES.format(
+        base_kind=int(AccountKind.PSP_RECEIVABLE),
+        more_booked="",
+        more_gained="""
+  UNION ALL SELECT currency, booked_minor FROM matched WHERE booked_currency = currency
+  UNION ALL SELECT currency, -fee_minor FROM matched WHERE fee_currency = currency
+""",
+    )
+)
+BANK_BALANCES = text(
+    _BALANCES.format(
+        base_kind=int(AccountKind.BANK_CASH),
+        more_booked="""
+  UNION ALL
+  SELECT m.journal_id, d.currency
+  FROM day_line AS d
+  JOIN settlement_match AS m ON m.file_id = d.file_id AND m.sequence = d.sequence
+""",
+        more_gained="",
+    )
+)
 
 FORGET_BALANCES = text("DELETE FROM run_balance WHERE run_id = :run_id")

@@ -10,7 +10,13 @@ from uuid import UUID
 from sqlalchemy import text
 from sqlalchemy.ext.asyncio import AsyncConnection
 
-from ledger_svc.reconciliation import store_bank, store_findings, store_match, store_post
+from ledger_svc.reconciliation import (
+    store_bank,
+    store_day,
+    store_findings,
+    store_match,
+    store_post,
+)
 from ledger_svc.reconciliation.domain import (
     Balance,
     Break,
@@ -21,7 +27,7 @@ from ledger_svc.reconciliation.domain import (
     Run,
     RunState,
 )
-from ledger_svc.reconciliation.store_match import DAY_LINE
+from ledger_svc.reconciliation.store_match import REGISTER_RULE
 
 Before: TypeAlias = tuple[datetime, UUID] | None
 """A list goes on with what is older than this (create_time, id); None: from the start."""
@@ -40,6 +46,8 @@ class Inputs(NamedTuple):
     """Lines whose capture is there; more when one comes late."""
     nameless: int
     """Captures around the day of which the ledger knows no PSP reference."""
+    registered: int
+    """What the register says of lines' operations that are in no journal: a sum of hashes."""
     decisions: int
     """What operators decided about breaks of the day."""
     transfers: int
@@ -49,10 +57,15 @@ class Inputs(NamedTuple):
 
 
 class Around(NamedTuple):
-    """The runs around a day. cut_off_time: of the one before; last_day: of the last one."""
+    """What is around a day.
+
+    cut_off_time: of the run before; last_day: of the last run; file_day: the day before this
+    one that has a file.
+    """
 
     cut_off_time: datetime | None
     last_day: date | None
+    file_day: date | None
 
 
 _ANALYZE = text("""
@@ -60,8 +73,15 @@ ANALYZE (SKIP_LOCKED) journal, entry, settlement_file, statement, settlement_lin
   settlement_match, settlement_booking
 """)
 
-_AROUND = text("""
-SELECT max(cut_off_time) FILTER (WHERE settlement_date < :day), max(settlement_date)
+_AROUND = text(f"""
+SELECT max(cut_off_time) FILTER (WHERE settlement_date < :day), max(settlement_date),
+       greatest(
+         (SELECT max(settlement_date) FROM settlement_file
+          WHERE source = :source AND settlement_date < :day
+            AND state = {FileState.INGESTED}),
+         (SELECT max(settlement_date) FROM statement
+          WHERE source = :source AND settlement_date < :day AND is_current)
+       )
 FROM reconciliation_run WHERE source = :source
 """)
 
@@ -75,36 +95,9 @@ ORDER BY file_id
 """)
 
 # Nothing here looks at matches or breaks: a run must not change its own inputs.
-_INPUTS = text(f"""
-WITH {DAY_LINE}, capture AS MATERIALIZED (
-  SELECT j.psp_reference, e.create_time
-  FROM entry AS e JOIN journal AS j ON j.journal_id = e.journal_id AND j.kind = 1
-  WHERE e.account_kind = 1 AND e.owner_id = '' AND e.source = :source AND e.direction = 1
-    AND e.create_time >= least(
-      cast(:look_back_time AS timestamptz), cast(:from_time AS timestamptz)
-    )
-), name AS (
-  SELECT DISTINCT psp_reference FROM capture WHERE psp_reference <> ''
-)
-SELECT (SELECT count(*) FROM day_line) AS lines,
-       (SELECT count(*) FROM capture
-        WHERE create_time >= cast(:from_time AS timestamptz)
-          AND create_time < cast(:cut_off_time AS timestamptz)) AS captures,
-       (SELECT count(*)
-        FROM day_line AS d
-        WHERE d.kind = 'CHARGE' AND (
-          EXISTS (
-            SELECT FROM journal AS j
-            WHERE j.journal_id = paymesh_journal_id('capture', d.operation_id, 0)
-          )
-          OR EXISTS (SELECT FROM journal AS j WHERE j.order_id = d.order_id AND j.kind = 1)
-          OR d.source_reference IN (SELECT psp_reference FROM name)
-          OR d.related_reference IN (SELECT psp_reference FROM name)
-        )) AS met,
-       (SELECT count(*) FROM capture
-        WHERE psp_reference = ''
-          AND create_time >= cast(:near_from_time AS timestamptz)
-          AND create_time < cast(:near_until_time AS timestamptz)) AS nameless,
+_INPUTS = """
+{ctes}
+SELECT (SELECT count(*) FROM day_line) AS lines, {of_captures},
        (SELECT count(*)
         FROM break_resolution AS r JOIN settlement_break AS b ON b.break_id = r.break_id
         WHERE b.source = :source AND b.settlement_date = :day) AS decisions,
@@ -118,19 +111,75 @@ SELECT (SELECT count(*) FROM day_line) AS lines,
           SELECT max(settlement_date) FROM statement
           WHERE source = :source AND is_current AND settlement_date < :day
         )) AS before
-""")
+"""
+_BANK_INPUTS = text(
+    _INPUTS.format(ctes="", of_captures="0 AS captures, 0 AS met, 0 AS nameless, 0 AS registered")
+)
+_PSP_INPUTS = text(
+    _INPUTS.format(
+        ctes="""
+WITH capture AS MATERIALIZED (
+  SELECT count(*) FILTER (
+           WHERE e.create_time >= cast(:from_time AS timestamptz)
+             AND e.create_time < cast(:cut_off_time AS timestamptz)
+         ) AS captures,
+         count(*) FILTER (
+           WHERE j.psp_reference = '' AND e.create_time >= cast(:near_from_time AS timestamptz)
+             AND e.create_time < cast(:near_until_time AS timestamptz)
+         ) AS nameless
+  FROM entry AS e JOIN journal AS j ON j.journal_id = e.journal_id AND j.kind = 1
+  WHERE e.account_kind = 1 AND e.owner_id = '' AND e.source = :source AND e.direction = 1
+    AND e.create_time >= least(
+      cast(:near_from_time AS timestamptz), cast(:from_time AS timestamptz)
+    )
+    AND e.create_time < greatest(
+      cast(:near_until_time AS timestamptz), cast(:cut_off_time AS timestamptz)
+    )
+), unmet AS MATERIALIZED (
+  SELECT order_id, ARRAY[source_reference, related_reference] AS names
+  FROM day_line WHERE kind = 'CHARGE' AND capture_id IS NULL
+), name AS MATERIALIZED (
+  SELECT DISTINCT j.psp_reference
+  FROM (SELECT DISTINCT unnest(names) AS name FROM unmet) AS told
+  JOIN journal AS j ON j.psp_reference = told.name AND j.psp_reference <> '' AND j.kind = 1
+  JOIN entry AS e ON e.journal_id = j.journal_id AND e.line = 0
+  WHERE e.account_kind = 1 AND e.source = :source
+    AND e.create_time >= cast(:look_back_time AS timestamptz)
+)
+""",
+        of_captures="""
+       (SELECT captures FROM capture) AS captures,
+       (SELECT count(*) FROM day_line WHERE capture_id IS NOT NULL)
+       + (SELECT count(*) FROM unmet WHERE
+            EXISTS (SELECT FROM journal AS j WHERE j.order_id = unmet.order_id AND j.kind = 1)
+            OR names && ARRAY(SELECT psp_reference FROM name)
+         ) AS met,
+       (SELECT nameless FROM capture) AS nameless,
+       (SELECT coalesce(sum(hashtextextended(operation_id::text, state)), 0)
+        FROM registered) AS registered
+""",
+    )
+)
 
-# Days of which a line waited for its capture, and the capture came.
+# Days that a day before them may have completed by now; of which a line waited for its
+# capture, and the capture came; or of whose operation the register says something else.
 _LATE_DAYS = text(f"""
 SELECT DISTINCT b.settlement_date
 FROM settlement_break AS b
-JOIN settlement_line AS l ON l.file_id = b.file_id AND l.sequence = b.sequence
 WHERE b.source = :source AND b.settlement_date <> :day AND NOT b.on_ledger_side
   AND b.state IN ({BreakState.OPEN}, {BreakState.POSTED}, {BreakState.SUGGESTED})
-  AND b.class IN ({BreakClass.UNKNOWN_TO_US}, {BreakClass.STATUS_DIFFERS})
-  AND EXISTS (
-    SELECT FROM journal AS j
-    WHERE j.journal_id = paymesh_journal_id('capture', l.operation_id, 0)
+  AND (
+    b.class = {BreakClass.CHAIN_BROKEN}
+    OR b.class IN ({BreakClass.UNKNOWN_TO_US}, {BreakClass.STATUS_DIFFERS}) AND (
+      EXISTS (
+        SELECT FROM journal AS j
+        WHERE j.journal_id = paymesh_journal_id('capture', b.operation_id, 0)
+      )
+      OR EXISTS (
+        SELECT FROM operation_register AS r
+        WHERE r.operation_id = b.operation_id AND b.rule <> {REGISTER_RULE}
+      )
+    )
   )
 ORDER BY b.settlement_date
 """)
@@ -144,8 +193,7 @@ SELECT :run_id, :source, :day, coalesce(max(version), 0) + 1, :state,
 FROM reconciliation_run WHERE source = :source AND settlement_date = :day
 """)
 
-_FINISH_RUN = text(f"""
-WITH {DAY_LINE}
+_FINISH_RUN = f"""
 UPDATE reconciliation_run AS r
 SET state = CASE
       WHEN EXISTS (
@@ -157,17 +205,34 @@ SET state = CASE
       ) THEN {RunState.OPEN}
       WHEN EXISTS (
         SELECT FROM run_finding AS f WHERE f.run_id = :run_id AND f.class > 0
-      ) THEN {RunState.EXPLAINED}
+      ) OR (
+        -- What does not prove itself whole may have been cut, and the rest of it may match.
+        SELECT bool_and(coalesce(s.ties, false)) FROM statement AS s
+        WHERE s.source = :source AND s.settlement_date = :day AND s.is_current
+      ) IS NOT TRUE THEN {RunState.EXPLAINED}
       ELSE {RunState.BALANCED}
     END,
-    matched = (
+    matched = {{matched}}
+WHERE r.run_id = :run_id
+"""
+_FINISH_PSP = text(
+    _FINISH_RUN.format(
+        matched="""(SELECT count(*) FROM matched)
+    + (SELECT count(*) FROM day_line WHERE kind IN ('FEE', 'TRANSFER', 'TRANSFER_RETURN'))
+"""
+    )
+)
+_FINISH_BANK = text(
+    _FINISH_RUN.format(
+        matched="""(
       SELECT count(*) FROM day_line AS d
       WHERE EXISTS (
         SELECT FROM settlement_match AS m WHERE m.file_id = d.file_id AND m.sequence = d.sequence
       ) OR d.kind IN ('FEE', 'TRANSFER', 'TRANSFER_RETURN')
     )
-WHERE r.run_id = :run_id
-""")
+"""
+    )
+)
 
 _DIFFERS = text("SELECT FROM run_balance WHERE run_id = :run_id AND difference_minor <> 0 LIMIT 1")
 
@@ -232,7 +297,7 @@ async def analyze(connection: AsyncConnection) -> None:
 
 
 async def read_around(connection: AsyncConnection, source: str, day: date) -> Around:
-    """The runs before and after this day."""
+    """The runs and files before and after this day."""
     row = (await connection.execute(_AROUND, {"source": source, "day": day})).one()
     return Around(*row)
 
@@ -243,11 +308,16 @@ async def read_files(connection: AsyncConnection, source: str, day: date) -> tup
     return tuple(rows.scalars())
 
 
-async def read_inputs(
-    connection: AsyncConnection, files: tuple[UUID, ...], day: Parameters
+async def begin(
+    connection: AsyncConnection, files: tuple[UUID, ...], day: Parameters, *, is_bank: bool
 ) -> Inputs:
-    """What the result of a run depends on."""
-    row = (await connection.execute(_INPUTS, day)).one()
+    """Makes the day's working tables, and reads what the result of a run depends on.
+
+    Once in a transaction, before `run`.
+    """
+    for statement in store_day.BEGIN_BANK if is_bank else store_day.BEGIN_PSP:
+        await connection.execute(statement, day)
+    row = (await connection.execute(_BANK_INPUTS if is_bank else _PSP_INPUTS, day)).one()
     return Inputs(files, *row)
 
 
@@ -270,7 +340,7 @@ _BANK = (*store_bank.PASSES, store_bank.LINES, store_bank.LEDGER, store_findings
 async def run(
     connection: AsyncConnection, inputs: Inputs, day: Parameters, *, is_bank: bool
 ) -> None:
-    """Matches, finds, posts and proves a day, as the run of these parameters."""
+    """Matches, finds, posts and proves a day, as the run of these parameters; after `begin`."""
     balances = store_post.BANK_BALANCES if is_bank else store_post.BALANCES
     given = {
         **day, "files": list(inputs.files), "lines": inputs.lines, "state": int(RunState.OPEN)
@@ -278,6 +348,7 @@ async def run(
     await connection.execute(_INSERT_RUN, given)
     for statement in (
         *(_BANK if is_bank else _PSP),
+        *([] if day["missing_day"] is None else [store_findings.MISSING_DAY]),
         store_post.APPROVE,
         store_post.REVERSE,
         store_post.POST,
@@ -292,7 +363,8 @@ async def run(
             balances,
         ):
             await connection.execute(statement, day)
-    for statement in (store_post.PUT_BREAKS, store_post.CLEAR_BREAKS, _FINISH_RUN):
+    finish = _FINISH_BANK if is_bank else _FINISH_PSP
+    for statement in (store_post.PUT_BREAKS, store_post.CLEAR_BREAKS, finish):
         await connection.execute(statement, day)
 
 

@@ -64,6 +64,14 @@ def test_bad_settings(tmp_path: Path, databases: dict[str, str]) -> None:
         assert f"PAYMESH_{setting.upper()} = {value!r}" in done.stdout
 
 
+def test_a_drop_folder_that_is_not_there(tmp_path: Path, databases: dict[str, str]) -> None:
+    missing = tmp_path / "drop"
+
+    done = _run(tmp_path, "ledger", databases["ledger"], ledger_drop_folder=str(missing))
+
+    _says(done, f"the drop folder {missing} can't be read: No such file or directory")
+
+
 def test_settings_that_are_not_there(tmp_path: Path) -> None:
     done = subprocess.run(
         [sys.executable, "-P", "-m", "payment_svc"],

@@ -2,7 +2,10 @@
 
 from __future__ import annotations
 
+import os
+import signal
 from collections.abc import Iterator
+from contextlib import contextmanager
 
 import pytest
 from paymesh.ledger.v1 import ledger_service_pb2 as ledger_pb
@@ -44,13 +47,24 @@ def reconciled(mesh: RunningMesh, day: str) -> reconciliation_pb.Run:
         )
 
 
-def breaks(mesh: RunningMesh, run: reconciliation_pb.Run) -> dict[str, tuple[int, int]]:
-    """Class and state by order, of all that any run found and that stands."""
+def breaks(mesh: RunningMesh) -> dict[str, tuple[int, int, str]]:
+    """Class, state and rule by order, of all that any run found."""
     with mesh.new_channel("ledger") as channel:
         listed = ReconciliationServiceStub(channel).ListBreaks(
             reconciliation_pb.ListBreaksRequest(source=SOURCE), timeout=20
         )
-    return {one.order_id: (getattr(one, "class"), one.state) for one in listed.breaks}
+    return {one.order_id: (getattr(one, "class"), one.state, one.rule) for one in listed.breaks}
+
+
+@contextmanager
+def paused(mesh: RunningMesh, service: str) -> Iterator[None]:
+    """The service stands still."""
+    pid = mesh.pids()[service]
+    os.kill(pid, signal.SIGSTOP)
+    try:
+        yield
+    finally:
+        os.kill(pid, signal.SIGCONT)
 
 
 def order_of(payment: pb.Payment) -> str:
@@ -72,17 +86,29 @@ def test_a_night_explains_what_the_tokens_did_on_purpose(mesh: RunningMesh) -> N
         )
     }
     silent, wrong = paid["tok_silent"], paid["tok_wrong_amount"]
+    declined = paid["tok_declined"]
     for payment in paid.values():
         if payment is not silent:
             mesh.rested(payment.payment_id)
 
     with mesh.new_channel("psp_stub") as channel:
-        closed = PspStubControlServiceStub(channel).CloseDay(stub_pb.CloseDayRequest(), timeout=60)
+        control = PspStubControlServiceStub(channel)
+        for kind in (
+            stub_pb.STUB_FAULT_KIND_DECLINED_SETTLED,
+            stub_pb.STUB_FAULT_KIND_CLOSING_DIFFERS,
+        ):
+            control.SeedFault(stub_pb.SeedFaultRequest(kind=kind, count=1))
+        closed = control.CloseDay(stub_pb.CloseDayRequest(), timeout=60)
     day = closed.day.settlement_date
-    first = reconciled(mesh, day)
+    # Else the ledger's file may have led to the capture before the ledger looks for it.
+    with paused(mesh, "payment"):
+        first = reconciled(mesh, day)
     assert first.state == reconciliation_pb.RUN_STATE_EXPLAINED
     assert [one.difference_minor for one in first.balances] == [0]
-    assert breaks(mesh, first).keys() == {order_of(silent), order_of(wrong)}
+    of_no_order = ""
+    assert breaks(mesh).keys() == {
+        order_of(silent), order_of(wrong), order_of(declined), of_no_order
+    }  # fmt: skip
 
     # The file is the arbiter of what the PSP never told.
     eventually(
@@ -92,25 +118,44 @@ def test_a_night_explains_what_the_tokens_did_on_purpose(mesh: RunningMesh) -> N
     assert told.orders[0].operations[0].source == pb.EVIDENCE_SOURCE_SETTLEMENT_FILE
     second = reconciled(mesh, day)
     assert second.version == first.version + 1
-    found = breaks(mesh, second)
+    found = breaks(mesh)
     assert found[order_of(silent)][1] == reconciliation_pb.BREAK_STATE_CLEARED
     assert found[order_of(wrong)] == (
         reconciliation_pb.BREAK_CLASS_STATUS_DIFFERS,
         reconciliation_pb.BREAK_STATE_POSTED,
+        "REGISTER_PARKED",
     )
+    assert found[order_of(declined)] == (
+        reconciliation_pb.BREAK_CLASS_STATUS_DIFFERS,
+        reconciliation_pb.BREAK_STATE_POSTED,
+        "REGISTER_DECLINED",
+    )
+    assert found[of_no_order] == (
+        reconciliation_pb.BREAK_CLASS_CLOSING_DIFFERS,
+        reconciliation_pb.BREAK_STATE_RESOLVED,
+        "LEFT_OVER",
+    )
+    # What was declined is never driven again, whatever a file says.
+    assert mesh.get(declined.payment_id).state == pb.PAYMENT_STATE_FAILED
     assert reconciled(mesh, day).run_id == second.run_id
 
-    # What sits in suspense is what the wrong amount left there, and nothing else.
+    # What sits in suspense is what the wrong amount and the declined one left there, and
+    # nothing else.
     suspense = ledger_pb.Account(kind=ledger_pb.ACCOUNT_KIND_SUSPENSE, source=SOURCE)
     ((net,),) = mesh.ask(
         "psp_stub",
         "SELECT amount_minor - fee_minor FROM truth WHERE order_id = %s::uuid",
         order_of(wrong),
     )
+    ((settled,),) = mesh.ask(
+        "ledger",
+        "SELECT sum(amount_minor) FROM settlement_line WHERE order_id = %s::uuid",
+        order_of(declined),
+    )
     balance = mesh.ledger.GetBalance(
         ledger_pb.GetBalanceRequest(account=suspense, currency_code="EUR")
     )
-    assert balance.balance_minor == net
+    assert balance.balance_minor == int(str(net)) + int(str(settled))
     rows = mesh.ledger.GetTrialBalance(ledger_pb.GetTrialBalanceRequest()).rows
     assert sum(row.debit_minor for row in rows) == sum(row.credit_minor for row in rows)
 
@@ -121,4 +166,4 @@ def test_a_night_explains_what_the_tokens_did_on_purpose(mesh: RunningMesh) -> N
         for finding in response.findings
     ]
     assert [finding.order_id for finding in findings] in ([], [order_of(wrong)])
-    assert all(getattr(finding, "class") == check_pb.FINDING_CLASS_APART for finding in findings)
+    assert all(finding.finding_class == check_pb.FINDING_CLASS_APART for finding in findings)

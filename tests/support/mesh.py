@@ -227,12 +227,14 @@ def fresh(kind: str) -> str:
     return f"{kind}-{uuid.uuid4().hex}"
 
 
-def eventually(condition: Callable[[], bool], timeout_s: float = RESTS_WITHIN_S) -> None:
-    """Asks every 20 ms until the condition holds; fails after `timeout_s`."""
+def eventually(
+    condition: Callable[[], bool], timeout_s: float = RESTS_WITHIN_S, *, poll_s: float = _POLL_S
+) -> None:
+    """Asks every `poll_s` until the condition holds; fails after `timeout_s`."""
     deadline = time.monotonic() + timeout_s
     while not condition():
         assert time.monotonic() < deadline, f"not within {timeout_s} s"
-        time.sleep(_POLL_S)
+        time.sleep(poll_s)
 
 
 def _start(

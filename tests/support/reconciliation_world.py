@@ -3,23 +3,23 @@
 from __future__ import annotations
 
 import uuid
-from typing import TYPE_CHECKING, Any
+from typing import Any
 
+import grpc
 import psycopg
 from paymesh.common.v1.money_pb2 import Money
 from paymesh.ledger.v1 import ledger_posting_service_pb2 as posting_pb
 from paymesh.ledger.v1 import ledger_service_pb2 as ledger_pb
+from paymesh.ledger.v1 import operation_register_service_pb2 as register_pb
+from paymesh.ledger.v1.ledger_posting_service_pb2_grpc import LedgerPostingServiceStub
+from paymesh.ledger.v1.ledger_service_pb2_grpc import LedgerServiceStub
+from paymesh.ledger.v1.operation_register_service_pb2_grpc import OperationRegisterServiceStub
+from paymesh.payment.v1 import payment_pb2
 from paymesh.reconciliation.v1 import reconciliation_service_pb2 as pb
+from paymesh.reconciliation.v1.reconciliation_service_pb2_grpc import ReconciliationServiceStub
 
 from mesh import ids
 from tests.support.reconciliation import DAY, DayFile, ingest, reference
-
-if TYPE_CHECKING:
-    from paymesh.ledger.v1.ledger_posting_service_pb2_grpc import LedgerPostingServiceAsyncStub
-    from paymesh.ledger.v1.ledger_service_pb2_grpc import LedgerServiceAsyncStub
-    from paymesh.reconciliation.v1.reconciliation_service_pb2_grpc import (
-        ReconciliationServiceAsyncStub,
-    )
 
 Sql = psycopg.Connection[tuple[Any, ...]]
 
@@ -27,24 +27,24 @@ RECEIVABLE = ledger_pb.ACCOUNT_KIND_PSP_RECEIVABLE
 SUSPENSE = ledger_pb.ACCOUNT_KIND_SUSPENSE
 FEES = ledger_pb.ACCOUNT_KIND_PSP_FEE_EXPENSE
 BANK = ledger_pb.ACCOUNT_KIND_BANK_CASH
+ROUNDING = ledger_pb.ACCOUNT_KIND_ROUNDING
 
 
 class World:
     """One source, its files and its part of the ledger."""
 
-    def __init__(
-        self,
-        source: str,
-        reconciliation: ReconciliationServiceAsyncStub,
-        ledger: LedgerServiceAsyncStub,
-        postings: LedgerPostingServiceAsyncStub,
-        sql: Sql,
-    ) -> None:
+    def __init__(self, source: str, channel: grpc.aio.Channel, sql: Sql) -> None:
         self.source = source
-        self.reconciliation = reconciliation
-        self.ledger = ledger
-        self.postings = postings
+        self.channel = channel
+        self.reconciliation = ReconciliationServiceStub(channel)
+        self.ledger = LedgerServiceStub(channel)
+        self.postings = LedgerPostingServiceStub(channel)
+        self.register = OperationRegisterServiceStub(channel)
         self.sql = sql
+
+    def of(self, source: str) -> World:
+        """Another source of the same ledger."""
+        return World(source, self.channel, self.sql)
 
     async def capture(self, amount: int, fee: int = 0, **given: Any) -> dict[str, Any]:
         """Books a capture; the cells by which a line names it."""
@@ -70,6 +70,35 @@ class World:
             )
         )
         assert response.results[0].WhichOneof("result") == "posted", response
+        return cells
+
+    async def registered(
+        self,
+        state: register_pb.RegisterState.ValueType,
+        cells: dict[str, Any] | None = None,
+        **told: Any,
+    ) -> dict[str, Any]:
+        """Registers how an operation stands; the cells by which a line names it."""
+        cells = cells or charge_cells()
+        response = await self.register.RegisterOperations(
+            register_pb.RegisterOperationsRequest(
+                operations=[
+                    register_pb.RegisteredOperation(
+                        **{
+                            "operation_id": cells["operation_id"],
+                            "order_id": cells["order_id"],
+                            "payment_id": cells["order_id"],
+                            "kind": payment_pb2.OPERATION_KIND_CHARGE,
+                            "amount": Money(amount_minor=250, currency_code="EUR"),
+                            "state": state,
+                            "version": 1,
+                        }
+                        | told
+                    )
+                ]
+            )
+        )
+        assert response.results[0].WhichOneof("result") == "registered", response
         return cells
 
     async def run(self, day: str = DAY) -> pb.Run:

@@ -30,6 +30,7 @@ def main() -> int:
     parser.add_argument("--pairs", type=int, default=campaign.PAIRS_OF_OTHERS, metavar="N")
     parser.add_argument("--pairs-of-one-order", type=int, default=None, metavar="N")
     parser.add_argument("--triples", type=int, default=0, metavar="N")
+    parser.add_argument("--races", type=int, default=0, metavar="N")
     parser.add_argument("--all", action="store_true")
     parser.add_argument("--seed", type=int, default=1)
     parser.add_argument("--report", type=Path)
@@ -37,8 +38,10 @@ def main() -> int:
     asked = parser.parse_args()
     if asked.replay is not None:
         return asyncio.run(_replay(asked.replay))
+    if asked.races:
+        return asyncio.run(_races(asked.races))
     plan = campaign.Asked(
-        flows=asked.flow or list(FLOWS),
+        flows=asked.flow or [flow for flow in FLOWS if flow != "race"],
         pairs=None if asked.all else asked.pairs,
         pairs_of_one_order=asked.pairs_of_one_order,
         triples=asked.triples,
@@ -51,6 +54,18 @@ def main() -> int:
         asked.report.write_text(text)
     _say(report.summary(done, time.monotonic() - started))
     return 1 if report.failures(done) else 0
+
+
+async def _races(count: int) -> int:
+    started = time.monotonic()
+    failed = 0
+    async with Crew() as crew:
+        for result in await crew.run_each([Scenario("race")] * count):
+            failed += bool(result.problems)
+            if result.problems:
+                _say(report.told(result))
+    _say(f"{count} races in {time.monotonic() - started:.0f} s: {failed} failed")
+    return 1 if failed else 0
 
 
 async def _replay(scenario: Scenario) -> int:

@@ -68,7 +68,8 @@ class FailingChannel(grpc.aio.Channel):
 
         def call(request: Any, **options: Any) -> _Responses:
             responses = _Responses()
-            responses.come = self._streamed(method, lambda: real(request, **options), responses)
+            arrives = self._life.mesh.sent(request)
+            responses.come = self._streamed(method, lambda: real(arrives, **options), responses)
             return responses
 
         return call

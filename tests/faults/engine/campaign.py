@@ -15,7 +15,7 @@ from tests.faults.engine.run import Result
 EXHAUSTIVE = "one-order"
 """The flow of which every ordered pair is run."""
 PAIRS_OF_OTHERS = 3_000
-_RUNS_WITHOUT_FAULT = 6
+_RUNS_WITHOUT_FAULT = 24
 _PROGRESS_S = 30.0
 
 Say = Callable[[str], None]

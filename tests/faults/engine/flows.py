@@ -1,25 +1,27 @@
-"""What the mesh is asked to do while it fails: one flow a way of paying."""
+"""What the mesh is asked to do while it fails."""
 
 from __future__ import annotations
 
 import asyncio
+import random
 import time
-from collections.abc import Mapping
-from dataclasses import dataclass, field
+from collections.abc import Mapping, Sequence
+from functools import partial
+from typing import TypeAlias
 
 import grpc
 from paymesh.payment.v1 import payment_pb2 as pb
-from paymesh.payment.v1 import payment_service_pb2 as service_pb
 
-from mesh.errors import Reason
-from mesh.status import from_rpc_error
-from tests.faults.checker import Told
+from tests.faults.checker import Sessions, Told, check
+from tests.faults.engine.attempt import AGAIN_S, Flow, passing
 from tests.faults.engine.mesh import PATIENCE_S, FailingMesh
+from tests.faults.engine.night import SOURCES, Reconciling
 from tests.support.checkout import new_checkout, new_order
 
 CALL_S = 2.0
 """How long the buyer's backend waits for one call; then it calls again."""
-AGAIN_S = 0.01
+
+Ends: TypeAlias = "frozenset[pb.OrderState.ValueType]"
 
 _S = pb.OrderState
 _SUCCEEDED = frozenset({_S.ORDER_STATE_SUCCEEDED})
@@ -27,89 +29,109 @@ _DECLINED = frozenset({_S.ORDER_STATE_DECLINED})
 _PARKED = frozenset({_S.ORDER_STATE_PARKED})
 _RESTING = _SUCCEEDED | _DECLINED | _PARKED
 
-# What a caller may be told while parts of the mesh are away; it calls again.
-_PASSING = frozenset(
-    {Reason.DEPENDENCY_DOWN, Reason.OUTCOME_UNKNOWN, Reason.OVERLOADED, Reason.UNSPECIFIED}
-)
 
+class Buying:
+    """A payment. ends: for each order, in which states it may come to rest.
 
-@dataclass(frozen=True, slots=True)
-class Flow:
-    """A payment. ends: for each order, in which states it may come to rest."""
+    others: tokens that the PSP sees instead, by the order's number. A payment has one payment
+    method; what makes a PSP decline one order of it is the PSP's own affair.
+    """
 
-    token: str
-    ends: tuple[frozenset[pb.OrderState.ValueType], ...]
-    settings: Mapping[str, Mapping[str, object]] = field(default_factory=dict)
+    def __init__(
+        self, token: str, ends: Sequence[Ends], others: Mapping[int, str] | None = None
+    ) -> None:
+        self._others = {_amount(i): other for i, other in (others or {}).items()}
+        self.request = new_checkout(token, *(new_order(_amount(i)) for i in range(len(ends))))
+        self.answers: list[Told] = []
+        self.told: list[str] = []
+        self._ends = ends
 
-    def request(self) -> service_pb.CreatePaymentRequest:
-        """A checkout with ids that nobody knows yet."""
-        return new_checkout(self.token, *(new_order(10_000 + i) for i in range(len(self.ends))))
+    async def prepare(self, mesh: FailingMesh) -> None:
+        """Nothing is there yet; the PSP is told whom to decline."""
+        mesh.tokens = self._others
 
+    async def drive(self, mesh: FailingMesh) -> None:
+        """Calls at least once, and until the payment rests."""
+        asked = False
+        async with asyncio.timeout(PATIENCE_S):
+            while not (asked and self._rests):
+                asked = await self._call(mesh)
+                if not self._rests:
+                    await asyncio.sleep(AGAIN_S)
 
-@dataclass(slots=True)
-class Caller:
-    """A buyer's backend: what it asks, and what it was told, in order."""
-
-    request: service_pb.CreatePaymentRequest
-    told: list[Told] = field(default_factory=list)
+    def compare(self, books: Sessions) -> list[str]:
+        """The invariants, and where the orders rest."""
+        payment = self._payment
+        if payment is None:
+            return ["nothing was acknowledged"]
+        found = check(books, self.answers, payment_ids=[payment.payment_id])
+        return [
+            *(f"{violation.invariant}: {violation.text}" for violation in found),
+            *(
+                f"order {order.order_id} rests in state {order.state}"
+                for order, ends in zip(payment.orders, self._ends, strict=True)
+                if order.state not in ends
+            ),
+        ]
 
     @property
-    def payment(self) -> pb.Payment | None:
-        """As it was told of last."""
-        return next((told.payment for told in reversed(self.told) if told.payment), None)
+    def _payment(self) -> pb.Payment | None:
+        return next((told.payment for told in reversed(self.answers) if told.payment), None)
 
     @property
-    def rests(self) -> bool:
-        """Whether every order rests, as far as it knows."""
-        return self.payment is not None and all(
-            order.state in _RESTING for order in self.payment.orders
-        )
+    def _rests(self) -> bool:
+        payment = self._payment
+        return payment is not None and all(order.state in _RESTING for order in payment.orders)
+
+    async def _call(self, mesh: FailingMesh) -> bool:
+        """One call; whether it was answered."""
+        started = time.monotonic()
+        payment, reason = None, ""
+        try:
+            answer = await mesh.payments.CreatePayment(self.request, timeout=CALL_S)
+            payment = answer.payment
+        except grpc.RpcError as error:
+            reason = passing(error)
+        self.told.append("an answer" if payment else reason or "nothing")
+        self.answers.append(Told(self.request, payment, reason, started, time.monotonic()))
+        return payment is not None
+
+
+def _amount(number: int) -> int:
+    return 10_000 + number
+
+
+class Racing(Buying):
+    """Between 2 and 16 callers who say the same at once, to two replicas."""
+
+    def __init__(self) -> None:
+        super().__init__("tok_ok", [_SUCCEEDED])
+        self._callers = random.randint(2, 16)
+
+    async def drive(self, mesh: FailingMesh) -> None:
+        """All of them, each until it was told how the payment rests."""
+        await asyncio.gather(*(super(Racing, self).drive(mesh) for _ in range(self._callers)))
+
+
+def buying(token: str, *ends: Ends, **others: str) -> Flow:
+    """A payment with an order for each of the ends; others: `order_1` is the second one's token."""
+    tokens = {int(name.rpartition("_")[2]): token for name, token in others.items()}
+    return Flow(partial(Buying, token, ends, tokens))
 
 
 FLOWS: Mapping[str, Flow] = {
-    "one-order": Flow("tok_ok", (_SUCCEEDED,)),
-    "declined": Flow("tok_declined", (_DECLINED,)),
-    "pending-success": Flow("tok_pending_success", (_SUCCEEDED,)),
-    "pending-failure": Flow("tok_pending_failure", (_DECLINED,)),
-    "charged-then-error": Flow("tok_error_captured", (_SUCCEEDED,)),
-    "charged-then-silence": Flow("tok_timeout_captured", (_SUCCEEDED,)),
-    "silence": Flow("tok_timeout_nothing", (_SUCCEEDED,)),
-    "too-many-requests": Flow("tok_unavailable_twice", (_SUCCEEDED,)),
-    "wrong-amount": Flow("tok_wrong_amount", (_PARKED,)),
-    # The PSP remembers a key for less than a paused executor takes to ask again.
-    "key-forgotten": Flow(
-        "tok_ok",
-        (_SUCCEEDED | _PARKED,),
-        {"executor": {"key_window_s": 0.5}, "psp_stub": {"key_memory_s": 0.5}},
+    "one-order": buying("tok_ok", _SUCCEEDED),
+    "three-orders": buying(
+        "tok_ok", _SUCCEEDED, _DECLINED, _SUCCEEDED, order_1="tok_insufficient_funds"
     ),
-    "three-orders": Flow("tok_ok", (_SUCCEEDED,) * 3),
+    "declined": buying("tok_declined", _DECLINED),
+    "pending-success": buying("tok_pending_success", _SUCCEEDED),
+    "pending-failure": buying("tok_pending_failure", _DECLINED),
+    "charged-then-error": buying("tok_error_captured", _SUCCEEDED),
+    "charged-then-silence": buying("tok_timeout_captured", _SUCCEEDED),
+    "silence": buying("tok_timeout_nothing", _SUCCEEDED),
+    "too-many-requests": buying("tok_unavailable_twice", _SUCCEEDED),
+    "wrong-amount": buying("tok_wrong_amount", _PARKED),
+    "race": Flow(Racing, replicas=2),
+    "night": Flow(Reconciling, settings={"ledger": {"sources": SOURCES}}),
 }
-
-
-async def pay(mesh: FailingMesh, caller: Caller) -> None:
-    """Calls at least once, and until the payment rests.
-
-    Raises TimeoutError, and what no fault excuses.
-    """
-    asked = False
-    async with asyncio.timeout(PATIENCE_S):
-        while not (asked and caller.rests):
-            asked = await _call(mesh, caller)
-            if not caller.rests:
-                await asyncio.sleep(AGAIN_S)
-
-
-async def _call(mesh: FailingMesh, caller: Caller) -> bool:
-    """One call; whether it was answered."""
-    started = time.monotonic()
-    payment, reason = None, ""
-    try:
-        answer = await mesh.payments.CreatePayment(caller.request, timeout=CALL_S)
-        payment = answer.payment
-    except grpc.RpcError as error:
-        refusal = from_rpc_error(error)
-        if refusal.reason not in _PASSING:
-            raise
-        reason = refusal.reason.value
-    caller.told.append(Told(caller.request, payment, reason, started, time.monotonic()))
-    return payment is not None

@@ -10,7 +10,10 @@ from contextlib import suppress
 from typing import TYPE_CHECKING, Any
 
 import grpc
+from paymesh.ledger.v1.ledger_posting_service_pb2_grpc import LedgerPostingServiceStub
 from paymesh.payment.v1.payment_service_pb2_grpc import PaymentServiceStub
+from paymesh.psp.v1 import psp_service_pb2 as psp_pb
+from paymesh.reconciliation.v1.reconciliation_service_pb2_grpc import ReconciliationServiceStub
 from pydantic import BaseModel
 
 import executor_svc.config
@@ -27,12 +30,16 @@ from mesh import failpoints
 from mesh.channel import open_channel
 from mesh.db import Database
 from mesh.errors import MeshError
-from tests.faults.engine.faults import Fault, Scenario
+from tests.faults.engine.faults import Fault
 from tests.faults.engine.passages import Passages
 from tests.faults.engine.process import Life, background
 
 if TYPE_CHECKING:
+    from paymesh.ledger.v1.ledger_posting_service_pb2_grpc import LedgerPostingServiceAsyncStub
     from paymesh.payment.v1.payment_service_pb2_grpc import PaymentServiceAsyncStub
+    from paymesh.reconciliation.v1.reconciliation_service_pb2_grpc import (
+        ReconciliationServiceAsyncStub,
+    )
 
     from mesh.server import Server
 
@@ -42,7 +49,7 @@ SERVICES = ("psp_stub", "executor", "wallet", "ledger", "payment")
 SETTINGS: Mapping[str, Mapping[str, Any]] = {
     "payment": {
         "lease_ms": 600,
-        "poll_ms": 20,
+        "poll_ms": 30,
         "call_deadline_ms": 500,
         "item_timeout_ms": 1_000,
         "pending_first_ms": 20,
@@ -91,9 +98,17 @@ class FailingMesh:
     """A mesh over its own databases; one scenario at a time passes through it."""
 
     def __init__(
-        self, urls: Mapping[str, str], more: Mapping[str, Mapping[str, Any]] | None = None
+        self,
+        urls: Mapping[str, str],
+        more: Mapping[str, Mapping[str, Any]] | None = None,
+        *,
+        replicas: int = 1,
     ) -> None:
-        """`urls`: service → the URL of its database. `more`: settings beyond SETTINGS."""
+        """`urls`: service → the URL of its database. `more`: settings beyond SETTINGS.
+
+        replicas: of payment_svc, 1 or 2.
+        """
+        self._replicas = replicas
         self._urls = urls
         self._host = _own_address()
         self._more = more or {}
@@ -104,7 +119,11 @@ class FailingMesh:
         self._dead: list[Life] = []
         self._late: list[Callable[[], Awaitable[object]]] = []
         self._passages: Passages | None = None
+        self.tokens: Mapping[int, str] = {}
+        """By an order's amount: the token that the PSP is sent instead."""
         self.payments: PaymentServiceAsyncStub
+        self.postings: LedgerPostingServiceAsyncStub
+        self.reconciliation: ReconciliationServiceAsyncStub
 
     # --- its life -----------------------------------------------------------------------
 
@@ -112,11 +131,16 @@ class FailingMesh:
         """Starts one of each service, and a client."""
         for service in SERVICES:
             await self._start(service, 0)
-        # A second replica of payment_svc has its address from the start, and is down.
+        # A second replica of payment_svc has its address from the start, also if it is down.
         self._ports["payment"].append(await self._free_port())
+        for replica in range(1, self._replicas):
+            await self._start("payment", replica)
         with self._client.installed():
-            channel = open_channel(self._target("payment"), retries=False)
-        self.payments = PaymentServiceStub(channel)
+            to_payment = open_channel(self._target("payment"), retries=False)
+            to_ledger = open_channel(self._target("ledger"), retries=False)
+        self.payments = PaymentServiceStub(to_payment)
+        self.postings = LedgerPostingServiceStub(to_ledger)
+        self.reconciliation = ReconciliationServiceStub(to_ledger)
 
     async def stop(self) -> None:
         """Ends everything."""
@@ -137,11 +161,10 @@ class FailingMesh:
         while self._beside:
             await asyncio.wait(set(self._beside), timeout=PATIENCE_S)
 
-    def begin(self, scenario: Scenario) -> Passages:
+    def begin(self, passages: Passages) -> None:
         """From here on passages are counted and faults happen."""
         self._late.clear()
-        self._passages = Passages(scenario)
-        return self._passages
+        self._passages = passages
 
     async def deliver_late(self) -> None:
         """What arrives when all is over."""
@@ -151,14 +174,15 @@ class FailingMesh:
                 await work()
 
     async def end(self) -> None:
-        """One of each service again, whatever the scenario left."""
+        """As many of each service as in the beginning, whatever the scenario left."""
         self._passages = None
+        self.tokens = {}
         await self.quiet()
-        extra = self._lives["payment"][1:]
+        extra = self._lives["payment"][self._replicas :]
         for one in extra:
             one.crash()
         await self.quiet()
-        del self._lives["payment"][1:]
+        del self._lives["payment"][self._replicas :]
         for one in (*extra, *self._dead):
             await one.forget()
         self._dead.clear()
@@ -272,6 +296,16 @@ class FailingMesh:
                 await asyncio.sleep(RESTART_S)
             else:
                 return
+
+    def sent(self, request: Any) -> Any:
+        """What arrives of a request: at the PSP, the tokens that decide about single orders."""
+        if not self.tokens or not isinstance(request, psp_pb.ChargeRequest):
+            return request
+        arrives = psp_pb.ChargeRequest()
+        arrives.CopyFrom(request)
+        for item in arrives.items:
+            item.payment_method = self.tokens.get(item.amount.amount_minor, item.payment_method)
+        return arrives
 
     def cut_all(self) -> None:
         """Ends every session of every service."""

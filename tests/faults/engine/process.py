@@ -45,6 +45,9 @@ class Surroundings(Protocol):
     def callee(self, target: str) -> str:
         """The service at an address."""
 
+    def sent(self, request: Any) -> Any:
+        """What arrives of a request."""
+
     def pause(self, service: str) -> None:
         """Stops a service for a while."""
 

@@ -8,9 +8,9 @@ import traceback
 from collections import Counter
 from dataclasses import dataclass, field
 
-from tests.faults.checker import Sessions, check
+from tests.faults.checker import Sessions
 from tests.faults.engine.faults import Scenario
-from tests.faults.engine.flows import FLOWS, Caller, Flow, pay
+from tests.faults.engine.flows import FLOWS
 from tests.faults.engine.mesh import FailingMesh
 from tests.faults.engine.passages import Passages
 
@@ -33,22 +33,23 @@ class Result:
 
 
 async def run(mesh: FailingMesh, books: Sessions, scenario: Scenario) -> Result:
-    """Pays while the faults happen; then compares what everybody says.
+    """Drives a flow while the faults happen; then compares what everybody says.
 
     `books`: of the mesh's databases, see tests.faults.checker.
     """
     result = Result(scenario)
-    flow = FLOWS[scenario.flow]
-    caller = Caller(flow.request())
-    passages = mesh.begin(scenario)
+    attempt = FLOWS[scenario.flow].begin()
+    passages = Passages(scenario)
     started = time.perf_counter()
     try:
-        await pay(mesh, caller)
+        await attempt.prepare(mesh)
+        mesh.begin(passages)
+        await attempt.drive(mesh)
         await _fire(passages)
         await mesh.deliver_late()
         await mesh.quiet()
-        # Asked again, whatever happened since: what rests must still say the same.
-        await pay(mesh, caller)
+        # Asked again, whatever happened since: it must still be the same.
+        await attempt.drive(mesh)
     except TimeoutError:
         result.problems.append("it did not come to rest")
     except Exception:  # noqa: BLE001  # whatever it is, it is the scenario's result
@@ -57,29 +58,9 @@ async def run(mesh: FailingMesh, books: Sessions, scenario: Scenario) -> Result:
     result.seconds = time.perf_counter() - started
     result.fired = len(passages.fired)
     result.passed = passages.passed
-    result.told = [
-        told.reason or ("an answer" if told.payment else "nothing") for told in caller.told
-    ]
-    result.problems += await _compare(books, flow, caller)
+    result.told = attempt.told
+    result.problems += await asyncio.to_thread(attempt.compare, books)
     return result
-
-
-async def _compare(books: Sessions, flow: Flow, caller: Caller) -> list[str]:
-    """What the books say against what was told and what the flow leads to."""
-    payment = caller.payment
-    if payment is None:
-        return ["nothing was acknowledged"]
-    violations = await asyncio.to_thread(
-        check, books, caller.told, payment_ids=[payment.payment_id]
-    )
-    return [
-        *(f"{found.invariant}: {found.text}" for found in violations),
-        *(
-            f"order {order.order_id} rests in state {order.state}"
-            for order, ends in zip(payment.orders, flow.ends, strict=True)
-            if order.state not in ends
-        ),
-    ]
 
 
 async def _fire(passages: Passages) -> None:

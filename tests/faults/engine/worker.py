@@ -25,6 +25,7 @@ from sqlalchemy.exc import SAWarning
 
 from mesh.migrations import provision
 from tests.faults.checker import Sessions, prepare
+from tests.faults.engine.attempt import Flow
 from tests.faults.engine.faults import Scenario
 from tests.faults.engine.flows import FLOWS
 from tests.faults.engine.mesh import FailingMesh
@@ -49,22 +50,22 @@ async def work(admin_url: str, meshes: int) -> None:
     await loop.connect_read_pipe(lambda: asyncio.StreamReaderProtocol(reader), sys.stdin)
 
     async def serve() -> None:
-        by_settings: dict[str, tuple[FailingMesh, Sessions]] = {}
+        by_flow: dict[str, tuple[FailingMesh, Sessions]] = {}
         while text := await scenarios.get():
             scenario = Scenario.parse(text)
-            more = FLOWS[scenario.flow].settings
-            key = json.dumps(more, sort_keys=True)
-            if key in by_settings:
-                mesh, books = by_settings.pop(key)
+            flow = FLOWS[scenario.flow]
+            key = scenario.flow if flow.settings or flow.replicas > 1 else ""
+            if key in by_flow:
+                mesh, books = by_flow.pop(key)
             else:
-                mesh, books = await open_mesh(admin_url, templates, more)
+                mesh, books = await new_mesh(admin_url, templates, flow)
             result = await run(mesh, books, scenario)
             _print(result)
             if result.problems:
                 await mesh.stop()  # what it left behind would trouble the next one
             else:
-                by_settings[key] = mesh, books
-        for mesh, _ in by_settings.values():
+                by_flow[key] = mesh, books
+        for mesh, _ in by_flow.values():
             await mesh.stop()
 
     async def read() -> None:
@@ -79,8 +80,8 @@ async def work(admin_url: str, meshes: int) -> None:
             together.create_task(serve())
 
 
-async def open_mesh(
-    admin_url: str, templates: Mapping[str, str], more: Mapping[str, Mapping[str, object]]
+async def new_mesh(
+    admin_url: str, templates: Mapping[str, str], flow: Flow
 ) -> tuple[FailingMesh, Sessions]:
     """A mesh that runs, and its books."""
     urls = await asyncio.to_thread(_copies, admin_url, templates)
@@ -92,7 +93,7 @@ async def open_mesh(
         )
     )
     await asyncio.to_thread(prepare, open_books)
-    mesh = FailingMesh(urls, more)
+    mesh = FailingMesh(urls, flow.settings, replicas=flow.replicas)
     await mesh.start()
     return mesh, open_books
 
@@ -122,7 +123,7 @@ def _print(result: Result) -> None:
 
 
 def configure() -> None:
-    """Keeps the process silent about what is meant to go wrong, unless LOGS says otherwise."""
+    """Keeps a process quiet about what is meant to go wrong, unless LOGS says otherwise."""
     level = logging.DEBUG if os.environ.get(LOGS) else logging.CRITICAL
     structlog.configure(
         wrapper_class=structlog.make_filtering_bound_logger(level),

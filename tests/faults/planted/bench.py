@@ -6,20 +6,22 @@ import asyncio
 import traceback
 from collections.abc import Mapping
 from dataclasses import asdict, dataclass
-from typing import Any
+from typing import Any, Never
 
 import pytest
 
 from tests.faults.engine import flows
+from tests.faults.engine import run as engine
+from tests.faults.engine.attempt import Flow
 from tests.faults.engine.faults import Scenario
-from tests.faults.engine.flows import FLOWS
-from tests.faults.engine.run import run
-from tests.faults.engine.worker import open_mesh
+from tests.faults.engine.passages import Passages
+from tests.faults.engine.worker import new_mesh
 from tests.faults.planted.nights import NIGHTS
 from tests.faults.planted.plant import Bug
-from tests.faults.planted.stories import STORIES, Play
+from tests.faults.planted.stories import FLOWS, STORIES, Play, Story
 
 _STORIES = {**STORIES, **NIGHTS}
+_FLOWS = {**flows.FLOWS, **FLOWS}
 # What never comes to rest is not waited for as long as what does.
 _PATIENCE_S = 5.0
 
@@ -61,22 +63,38 @@ class Bench:
         """One scenario on a new mesh."""
         scenario = Scenario.parse(text)
         story = _STORIES.get(scenario.flow)
-        more = FLOWS[scenario.flow].settings if story is None else story.settings
-        mesh, books = await open_mesh(self._admin_url, self._templates, more)
+        flow = _FLOWS[scenario.flow] if story is None else _flow(story)
+        mesh, books = await new_mesh(self._admin_url, self._templates, flow)
         try:
-            if story is None:
-                result = await run(mesh, books, scenario)
-                return Outcome(text, result.problems, result.all_fired)
-            passages = mesh.begin(scenario)
-            try:
-                problems = await story.play(Play(mesh, books))
-            except Exception:  # noqa: BLE001  # whatever it is, it is the scenario's outcome
-                problems = [traceback.format_exc(limit=3)]
-            await mesh.end()
-            return Outcome(text, problems, passages.all_fired)
+            if story is not None:
+                return await _play(story, Play(mesh, books), scenario)
+            with pytest.MonkeyPatch.context() as patch:
+                patch.setattr(engine, "FLOWS", _FLOWS)
+                result = await engine.run(mesh, books, scenario)
+            return Outcome(text, result.problems, result.all_fired)
         finally:
             await mesh.stop()
             await asyncio.to_thread(_close, books)
+
+
+def _flow(story: Story) -> Flow:
+    """What makes its mesh."""
+
+    def begin() -> Never:
+        raise TypeError("a story is played, not attempted")
+
+    return Flow(begin, story.settings, story.replicas)
+
+
+async def _play(story: Story, play: Play, scenario: Scenario) -> Outcome:
+    passages = Passages(scenario)
+    play.mesh.begin(passages)
+    try:
+        problems = await story.play(play)
+    except Exception:  # noqa: BLE001  # whatever it is, it is the scenario's outcome
+        problems = [traceback.format_exc(limit=3)]
+    await play.mesh.end()
+    return Outcome(str(scenario), problems, passages.all_fired)
 
 
 def catches(bug: Bug, outcome: Outcome) -> bool:

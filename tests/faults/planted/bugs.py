@@ -153,7 +153,7 @@ BUGS: tuple[Bug, ...] = (
     Bug(31, in_payment.drain_drops, ("drained: no fault",), "I7"),
     Bug(32, in_books.lines_doubled, ("file-comes-twice: no fault",), "I9"),
     Bug(33, in_books.posted_twice, ("reconciled-twice: no fault",), "I9"),
-    Bug(34, in_payment.neighbour_credits, ("one-is-declined: no fault",), "DECLINED"),
+    Bug(34, in_payment.neighbour_credits, ("three-orders: no fault",), "credited for an order that is DECLINED"),
     Bug(35, in_payment.declined_driven_again, ("declined: no fault",), "still driven"),
 )
 """In the order of their numbers."""

@@ -12,8 +12,6 @@ import grpc
 import psycopg
 import pytest
 import pytest_asyncio
-from paymesh.ledger.v1.ledger_posting_service_pb2_grpc import LedgerPostingServiceStub
-from paymesh.ledger.v1.ledger_service_pb2_grpc import LedgerServiceStub
 from paymesh.reconciliation.v1.reconciliation_service_pb2_grpc import ReconciliationServiceStub
 
 from ledger_svc.config import Settings
@@ -25,8 +23,6 @@ from tests.support.reconciliation_world import World
 from tests.support.serving import serving
 
 if TYPE_CHECKING:
-    from paymesh.ledger.v1.ledger_posting_service_pb2_grpc import LedgerPostingServiceAsyncStub
-    from paymesh.ledger.v1.ledger_service_pb2_grpc import LedgerServiceAsyncStub
     from paymesh.reconciliation.v1.reconciliation_service_pb2_grpc import (
         ReconciliationServiceAsyncStub,
     )
@@ -34,6 +30,8 @@ if TYPE_CHECKING:
 MAX_FILE_BYTES = 3_000_000
 _SOURCES = 200
 _PSP = Source(kind="psp", accounts=frozenset({"acct-1", "acct-2"}), settle_days=3)
+_DAILY = _PSP.model_copy(update={"file_days": "daily"})
+_WEEKDAYS = _PSP.model_copy(update={"file_days": "weekdays"})
 _BANK = Source(kind="bank")
 # Those below ADAPTERS have one, and are the tests' of that.
 _used = count(10)
@@ -41,18 +39,23 @@ _address: list[str] = []
 
 
 class Adapter:
-    """An adapter that has a file for a day, or an error."""
+    """An adapter that has files for days, or one for any, or an error."""
 
     def __init__(self) -> None:
         self.file: bytes | MeshError = MeshError(Reason.DEPENDENCY_DOWN, "nothing is told")
+        self.files: dict[str, bytes] = {}
         self.asked: list[date] = []
 
     async def fetch(self, day: date) -> AsyncIterator[bytes]:
         self.asked.append(day)
-        if isinstance(self.file, MeshError):
-            raise self.file
-        for i in range(0, len(self.file), 100):
-            yield self.file[i : i + 100]
+        file = self.file
+        if self.files:
+            missing = MeshError(Reason.SETTLEMENT_FILE_MISSING, "there is none")
+            file = self.files.get(day.isoformat(), missing)
+        if isinstance(file, MeshError):
+            raise file
+        for i in range(0, len(file), 100):
+            yield file[i : i + 100]
 
 
 ADAPTERS = 10
@@ -74,6 +77,10 @@ async def channel(databases: dict[str, str]) -> AsyncIterator[grpc.aio.Channel]:
         max_file_bytes=MAX_FILE_BYTES,
         sources={
             **{f"psp-{n}": _PSP.model_copy(update={"bank": f"bank-{n}"}) for n in range(_SOURCES)},
+            **{f"psp-{n}": _DAILY for n in range(ADAPTERS)},
+            **{f"any-{n}": Source(kind="psp") for n in range(_SOURCES)},
+            **{f"daily-{n}": _DAILY for n in range(_SOURCES)},
+            **{f"weekdays-{n}": _WEEKDAYS for n in range(_SOURCES)},
             **{f"bank-{n}": _BANK for n in range(_SOURCES)},
             **{
                 f"fees-{n}": _PSP.model_copy(
@@ -106,16 +113,6 @@ def reconciliation(channel: grpc.aio.Channel) -> ReconciliationServiceAsyncStub:
 
 
 @pytest.fixture
-def ledger(channel: grpc.aio.Channel) -> LedgerServiceAsyncStub:
-    return LedgerServiceStub(channel)
-
-
-@pytest.fixture
-def postings(channel: grpc.aio.Channel) -> LedgerPostingServiceAsyncStub:
-    return LedgerPostingServiceStub(channel)
-
-
-@pytest.fixture
 def psp() -> str:
     """A PSP that no other test uses; accounts acct-1 and acct-2, pays out to its bank."""
     return f"psp-{next(_used)}"
@@ -129,11 +126,5 @@ def sql(databases: dict[str, str]) -> Iterator[psycopg.Connection[tuple[Any, ...
 
 
 @pytest.fixture
-def world(
-    psp: str,
-    reconciliation: ReconciliationServiceAsyncStub,
-    ledger: LedgerServiceAsyncStub,
-    postings: LedgerPostingServiceAsyncStub,
-    sql: psycopg.Connection[tuple[Any, ...]],
-) -> World:
-    return World(psp, reconciliation, ledger, postings, sql)
+def world(psp: str, channel: grpc.aio.Channel, sql: psycopg.Connection[tuple[Any, ...]]) -> World:
+    return World(psp, channel, sql)

@@ -10,13 +10,7 @@ from tests.support.settlement import camt, ntry, stmt
 
 
 def bank_of(world: World) -> World:
-    return World(
-        world.source.replace("psp", "bank"),
-        world.reconciliation,
-        world.ledger,
-        world.postings,
-        world.sql,
-    )
+    return world.of(world.source.replace("psp", "bank"))
 
 
 async def paid_out(world: World, *transfers: tuple[int, str]) -> None:

@@ -42,13 +42,13 @@ def paymesh(address: str) -> Paymesh:
         "COLUMNS": "300",
     }
 
-    async def run(*arguments: str) -> Result:
+    async def run(*arguments: str, to: int = asyncio.subprocess.PIPE) -> Result:
         process = await asyncio.create_subprocess_exec(
             sys.executable, "-c", _MAIN, *arguments,
-            env=environment, stdout=asyncio.subprocess.PIPE, stderr=asyncio.subprocess.PIPE,
+            env=environment, stdout=to, stderr=asyncio.subprocess.PIPE,
         )  # fmt: skip
         stdout, stderr = await process.communicate()
-        return Result(process.returncode, stdout.decode(), stderr.decode())
+        return Result(process.returncode, (stdout or b"").decode(), stderr.decode())
 
     return run
 
@@ -123,6 +123,21 @@ async def test_what_can_t_run_says_so(paymesh: Paymesh, world: World, tmp_path: 
     assert no_file.exit_code == 2
     no_class = await paymesh("reconcile", "breaks", "--class", "magic")
     assert no_class.exit_code == 2
+
+
+@pytest.mark.parametrize("more", [(), ("--json",)])
+async def test_a_result_that_can_t_be_written_is_no_result(
+    paymesh: Paymesh, world: World, more: tuple[str, ...]
+) -> None:
+    await world.day(DayFile())
+    verb = ("reconcile", "run", "--date", DAY, "--source", world.source, *more)
+    assert (await paymesh(*verb)).exit_code == 0
+    full = os.open("/dev/full", os.O_WRONLY)
+    read, nobody_reads = os.pipe()
+    os.close(read)
+    for output in (full, nobody_reads):
+        assert (await paymesh(*verb, to=output)).exit_code == 2
+        os.close(output)
 
 
 async def test_a_broken_chain_is_told_by_the_exit_code(paymesh: Paymesh, world: World) -> None:

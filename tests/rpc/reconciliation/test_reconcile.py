@@ -2,15 +2,13 @@
 
 from __future__ import annotations
 
-import uuid
-from typing import TYPE_CHECKING
+from collections import Counter
 
 import pytest
 from paymesh.ledger.v1 import ledger_service_pb2 as ledger_pb
 from paymesh.reconciliation.v1 import reconciliation_service_pb2 as pb
 
-from mesh import ids
-from tests.support.reconciliation import DAY, DayFile, reference
+from tests.support.reconciliation import DayFile, reference
 from tests.support.reconciliation_world import (
     BANK,
     FEES,
@@ -21,9 +19,6 @@ from tests.support.reconciliation_world import (
     class_of,
     counts,
 )
-
-if TYPE_CHECKING:
-    pass
 
 
 # The ledger's captures are of now, and the files of this day: nothing is missing by then.
@@ -94,6 +89,24 @@ async def test_what_two_captures_could_be_is_only_suggested(world: World) -> Non
     assert world.booked() == 0
 
 
+async def test_a_line_without_our_ids_that_two_named_captures_could_be_is_only_suggested(
+    world: World,
+) -> None:
+    """As a PSP writes that calls a charge otherwise in its files. One alone is no choice."""
+    for amount in (777, 777, 555):
+        await world.capture(amount)
+    day = await today(world)
+    file = DayFile(day=day)
+    for amount in (777, 777, 555):
+        file.line(amount, psp_reference=reference())
+    run = await world.day(file, day)
+    found = Counter(class_of(one) for one in await world.breaks(run) if one.file_id)
+    assert found == {pb.BREAK_CLASS_AMBIGUOUS: 2, pb.BREAK_CLASS_UNKNOWN_TO_US: 1}
+    assert await world.balance(SUSPENSE) == 555
+    assert world.matches() == 0
+    assert (run.state, run.balances[0].difference_minor) == (pb.RUN_STATE_EXPLAINED, 0)
+
+
 async def test_class_3_in_file_unknown_to_us(world: World) -> None:
     mine = await world.capture(500)
     strange = reference()
@@ -127,48 +140,6 @@ async def test_class_3_in_file_unknown_to_us(world: World) -> None:
     assert world.booked() == 2
     # What a run found is not rewritten by a later one.
     assert [one.break_id for one in await world.breaks(run)] == [found.break_id]
-
-
-async def test_class_14_ours_and_settled_though_not_booked(world: World) -> None:
-    cells = charge_cells()
-    run = await world.day(DayFile().line(250, 10, **cells))
-    [found] = await world.breaks(run)
-    assert class_of(found) == pb.BREAK_CLASS_STATUS_DIFFERS
-    assert (found.operation_id, found.order_id) == (cells["operation_id"], cells["order_id"])
-    assert await world.balance(SUSPENSE) == 240
-    assert await world.run() == run
-    assert world.booked() == 1
-
-    evidence = await world.reconciliation.FindSettlementLines(
-        pb.FindSettlementLinesRequest(operation_ids=[cells["operation_id"]])
-    )
-    assert [line.journal_id for line in evidence.lines] == [""]
-
-    await world.capture(250, 10, cells=cells)
-    # The next night finds it, whichever day it asks for.
-    next_day = await world.day(DayFile(240, day="2026-02-01"), "2026-02-01")
-    assert next_day.state == pb.RUN_STATE_BALANCED
-    runs = await world.reconciliation.ListRuns(
-        pb.ListRunsRequest(source=world.source, settlement_date=DAY)
-    )
-    assert [(one.version, one.state) for one in runs.runs] == [
-        (2, pb.RUN_STATE_BALANCED),
-        (1, pb.RUN_STATE_EXPLAINED),
-    ]
-    assert await world.balance(SUSPENSE) == 0
-    assert await world.balance(RECEIVABLE) == 240
-    assert (await world.breaks())[0].state == pb.BREAK_STATE_CLEARED
-    await world.assert_sums_to_zero()
-    evidence = await world.reconciliation.FindSettlementLines(
-        pb.FindSettlementLinesRequest(operation_ids=[cells["operation_id"]])
-    )
-    journal_id = ids.journal_id("capture", uuid.UUID(cells["operation_id"])).hex
-    assert [line.journal_id for line in evidence.lines] == [journal_id]
-
-
-async def test_an_operation_that_is_not_named_by_its_own_key_is_not_ours(world: World) -> None:
-    run = await world.day(DayFile().line(250, **charge_cells(idempotency_key=uuid.uuid4().hex)))
-    assert counts(run) == {pb.BREAK_CLASS_UNKNOWN_TO_US: 1}
 
 
 async def test_class_4_the_amount_differs(world: World) -> None:

@@ -37,11 +37,81 @@ async def test_class_17_a_day_that_does_not_go_on_from_the_day_before(world: Wor
     assert [one.state for one in await world.breaks()] == [pb.BREAK_STATE_CLEARED]
 
 
+async def test_class_17_a_missing_day_that_changed_no_balance(world: World) -> None:
+    world = world.of(world.source.replace("psp", "daily"))
+    await world.day(DayFile(500))
+    later = await world.day(DayFile(500, day="2026-02-03"), "2026-02-03")
+    assert later.state == pb.RUN_STATE_OPEN
+    [found] = await world.breaks(later)
+    assert class_of(found) == pb.BREAK_CLASS_CHAIN_BROKEN
+    assert (found.rule, found.amount_minor) == ("DAY_MISSING 2026-02-01", 0)
+    assert list(found.proposal) == []
+    assert later.balances[0].difference_minor == 0
+    assert await world.run("2026-02-03") == later
+
+    # One of the two comes, then the other; the next night finds it, whichever it asks for.
+    await world.day(DayFile(500, day="2026-02-01"), "2026-02-01")
+    await ingest(
+        world.reconciliation,
+        DayFile(500, day="2026-02-02")
+        .line(7, psp_reference=reference())
+        .line(-7, 0, "FEE")
+        .content(),
+        world.source,
+    )
+    await world.run("2026-02-02")
+    assert [one.state for one in await world.breaks(later)] == [pb.BREAK_STATE_CLEARED]
+    runs = await world.reconciliation.ListRuns(
+        pb.ListRunsRequest(source=world.source, settlement_date="2026-02-03")
+    )
+    assert [(one.version, one.state) for one in runs.runs] == [
+        (3, pb.RUN_STATE_BALANCED),
+        (2, pb.RUN_STATE_OPEN),
+        (1, pb.RUN_STATE_OPEN),
+    ]
+
+
+async def test_a_missing_day_whose_balances_tell_is_found_once(world: World) -> None:
+    world = world.of(world.source.replace("psp", "daily"))
+    await world.day(DayFile(500))
+    later = await world.day(DayFile(450, day="2026-02-03"), "2026-02-03")
+    [found] = await world.breaks(later)
+    assert (found.rule, found.amount_minor) == ("CHAIN", -50)
+
+
+async def test_a_weekend_is_no_missing_day_where_only_weekdays_have_files(world: World) -> None:
+    world = world.of(world.source.replace("psp", "weekdays"))
+    friday, monday, wednesday = "2026-01-30", "2026-02-02", "2026-02-04"
+    await world.day(DayFile(day=friday), friday)
+    assert (await world.day(DayFile(day=monday), monday)).state == pb.RUN_STATE_BALANCED
+    assert (await world.day(DayFile(day=wednesday), wednesday)).state == pb.RUN_STATE_OPEN
+
+
+async def test_days_that_no_night_asked_for_are_fetched_with_the_next(
+    world: World, adapter: tuple[str, Adapter]
+) -> None:
+    world.source, behind = adapter
+    days = {f"2026-02-0{n}": DayFile(500, day=f"2026-02-0{n}").content() for n in (1, 2, 4)}
+    behind.files = days
+    assert (await world.run("2026-02-01")).state == pb.RUN_STATE_BALANCED
+    # The third has no file yet.
+    later = await world.run("2026-02-04")
+    [found] = await world.breaks(later)
+    assert found.rule == "DAY_MISSING 2026-02-03"
+    days["2026-02-03"] = DayFile(500, day="2026-02-03").content()
+    assert (await world.run("2026-02-04")).state == pb.RUN_STATE_BALANCED
+    listed = await world.reconciliation.ListRuns(pb.ListRunsRequest(source=world.source))
+    assert sorted((one.settlement_date, one.version) for one in listed.runs) == [
+        ("2026-02-01", 1), ("2026-02-02", 1), ("2026-02-03", 1), ("2026-02-04", 1),
+        ("2026-02-04", 2),
+    ]  # fmt: skip
+
+
 async def test_another_sources_captures_are_not_touched(world: World, psp: str) -> None:
-    other = World("fees-199", world.reconciliation, world.ledger, world.postings, world.sql)
+    other = world.of("fees-199")
     theirs = await other.capture(500)
     run = await world.day(DayFile().line(500, **theirs))
-    assert counts(run) == {pb.BREAK_CLASS_STATUS_DIFFERS: 1}
+    assert counts(run) == {pb.BREAK_CLASS_UNKNOWN_TO_US: 1}
     assert world.matches() == 0
 
 

@@ -89,7 +89,9 @@ class _StubFaultKindEnumTypeWrapper(_enum_type_wrapper._EnumTypeWrapper[_StubFau
     of our ids, and references that we don't know (23).
     """
     STUB_FAULT_KIND_CLOSING_DIFFERS: _StubFaultKind.ValueType  # 29
-    """The balance differs by a rounding that belongs to no charge (24)."""
+    """The balance differs by a rounding that belongs to no charge (24; 3 if it is more
+    than the source's tolerance).
+    """
     STUB_FAULT_KIND_UNKNOWN_ACCOUNT: _StubFaultKind.ValueType  # 30
     """The statement names an account that is not ours (25)."""
 
@@ -162,7 +164,9 @@ STUB_FAULT_KIND_AMBIGUOUS_LINES: StubFaultKind.ValueType  # 28
 of our ids, and references that we don't know (23).
 """
 STUB_FAULT_KIND_CLOSING_DIFFERS: StubFaultKind.ValueType  # 29
-"""The balance differs by a rounding that belongs to no charge (24)."""
+"""The balance differs by a rounding that belongs to no charge (24; 3 if it is more
+than the source's tolerance).
+"""
 STUB_FAULT_KIND_UNKNOWN_ACCOUNT: StubFaultKind.ValueType  # 30
 """The statement names an account that is not ours (25)."""
 Global___StubFaultKind: _TypeAlias = StubFaultKind  # noqa: Y015

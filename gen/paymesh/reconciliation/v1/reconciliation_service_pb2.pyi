@@ -88,13 +88,17 @@ class _BreakClassEnumTypeWrapper(_enum_type_wrapper._EnumTypeWrapper[_BreakClass
     BREAK_CLASS_BANK_LINE_WITHOUT_PAYOUT: _BreakClass.ValueType  # 13
     """The bank has a line, and no payout explains it."""
     BREAK_CLASS_STATUS_DIFFERS: _BreakClass.ValueType  # 14
-    """The PSP settled an operation that is ours and that the ledger does not have."""
+    """The PSP settled an operation that ended without a capture at our side, or waits:
+    the break's rule names what the register of operations says.
+    """
     BREAK_CLASS_REVERSAL_OR_RETURN: _BreakClass.ValueType  # 15
     """A reversal or return."""
     BREAK_CLASS_ARITHMETIC_BROKEN: _BreakClass.ValueType  # 16
     """Opening and lines don't make the closing balance."""
     BREAK_CLASS_CHAIN_BROKEN: _BreakClass.ValueType  # 17
-    """A statement does not open with what the one before it closed with."""
+    """A statement does not open with what the one before it closed with, or a day before
+    it has no file.
+    """
     BREAK_CLASS_FILE_RESENT: _BreakClass.ValueType  # 18
     """A file was sent again or corrected."""
     BREAK_CLASS_PAGES_INCOMPLETE: _BreakClass.ValueType  # 19
@@ -108,7 +112,7 @@ class _BreakClassEnumTypeWrapper(_enum_type_wrapper._EnumTypeWrapper[_BreakClass
     BREAK_CLASS_AMBIGUOUS: _BreakClass.ValueType  # 23
     """More than one could be meant."""
     BREAK_CLASS_CLOSING_DIFFERS: _BreakClass.ValueType  # 24
-    """After all matches the balances still differ."""
+    """After all matches the balances still differ, or the source says that it rounded."""
     BREAK_CLASS_UNKNOWN_ACCOUNT: _BreakClass.ValueType  # 25
     """An account that is not the source's."""
 
@@ -146,13 +150,17 @@ BREAK_CLASS_PAYOUT_WITHOUT_BANK_LINE: BreakClass.ValueType  # 12
 BREAK_CLASS_BANK_LINE_WITHOUT_PAYOUT: BreakClass.ValueType  # 13
 """The bank has a line, and no payout explains it."""
 BREAK_CLASS_STATUS_DIFFERS: BreakClass.ValueType  # 14
-"""The PSP settled an operation that is ours and that the ledger does not have."""
+"""The PSP settled an operation that ended without a capture at our side, or waits:
+the break's rule names what the register of operations says.
+"""
 BREAK_CLASS_REVERSAL_OR_RETURN: BreakClass.ValueType  # 15
 """A reversal or return."""
 BREAK_CLASS_ARITHMETIC_BROKEN: BreakClass.ValueType  # 16
 """Opening and lines don't make the closing balance."""
 BREAK_CLASS_CHAIN_BROKEN: BreakClass.ValueType  # 17
-"""A statement does not open with what the one before it closed with."""
+"""A statement does not open with what the one before it closed with, or a day before
+it has no file.
+"""
 BREAK_CLASS_FILE_RESENT: BreakClass.ValueType  # 18
 """A file was sent again or corrected."""
 BREAK_CLASS_PAGES_INCOMPLETE: BreakClass.ValueType  # 19
@@ -166,7 +174,7 @@ BREAK_CLASS_OFFSETTING: BreakClass.ValueType  # 22
 BREAK_CLASS_AMBIGUOUS: BreakClass.ValueType  # 23
 """More than one could be meant."""
 BREAK_CLASS_CLOSING_DIFFERS: BreakClass.ValueType  # 24
-"""After all matches the balances still differ."""
+"""After all matches the balances still differ, or the source says that it rounded."""
 BREAK_CLASS_UNKNOWN_ACCOUNT: BreakClass.ValueType  # 25
 """An account that is not the source's."""
 Global___BreakClass: _TypeAlias = BreakClass  # noqa: Y015
@@ -182,9 +190,13 @@ class _RunStateEnumTypeWrapper(_enum_type_wrapper._EnumTypeWrapper[_RunState.Val
     RUN_STATE_OPEN: _RunState.ValueType  # 1
     """A day before it is missing, or does not lead up to it."""
     RUN_STATE_BALANCED: _RunState.ValueType  # 2
-    """Every line is matched or booked by rule, and no capture is missing."""
+    """Every line is matched or booked by rule, no capture is missing, and every
+    statement proves itself whole by its balances or sums.
+    """
     RUN_STATE_EXPLAINED: _RunState.ValueType  # 3
-    """Ledger side + breaks = file side, with breaks."""
+    """Ledger side + breaks = file side, with breaks; or without, of a file that does not
+    prove itself whole.
+    """
     RUN_STATE_BROKEN: _RunState.ValueType  # 4
     """They miss each other by more than the breaks."""
 
@@ -196,9 +208,13 @@ RUN_STATE_UNSPECIFIED: RunState.ValueType  # 0
 RUN_STATE_OPEN: RunState.ValueType  # 1
 """A day before it is missing, or does not lead up to it."""
 RUN_STATE_BALANCED: RunState.ValueType  # 2
-"""Every line is matched or booked by rule, and no capture is missing."""
+"""Every line is matched or booked by rule, no capture is missing, and every
+statement proves itself whole by its balances or sums.
+"""
 RUN_STATE_EXPLAINED: RunState.ValueType  # 3
-"""Ledger side + breaks = file side, with breaks."""
+"""Ledger side + breaks = file side, with breaks; or without, of a file that does not
+prove itself whole.
+"""
 RUN_STATE_BROKEN: RunState.ValueType  # 4
 """They miss each other by more than the breaks."""
 Global___RunState: _TypeAlias = RunState  # noqa: Y015
@@ -1224,7 +1240,11 @@ class Break(_message.Message):
     age_days: _builtins.int
     """Whole days since it was first seen."""
     rule: _builtins.str
-    """The rule that found it."""
+    """The rule that found it. Of STATUS_DIFFERS what the register of operations says:
+    REGISTER_DECLINED, REGISTER_UNKNOWN, REGISTER_PARKED, REGISTER_PENDING or
+    REGISTER_CAPTURED. Of CHAIN_BROKEN without a difference the first missing day:
+    DAY_MISSING YYYY-MM-DD.
+    """
     file_id: _builtins.str
     """The file, 32 lower-case hex digits; empty for what is in no file."""
     file_sha256: _builtins.str

@@ -1,0 +1,198 @@
+"""`python -m bench.settlement`: a night of a million lines, and a bank's statement of 500 MB.
+
+Starts ledger_svc alone on an embedded PostgreSQL, loads orders set-wise, writes the PSP's file as
+the stub does, with 1 % differences of ten classes, and measures, through real gRPC:
+
+- psql: COPY of the same lines into a bare table, and one join with the ledger;
+- IngestSettlementFile, Reconcile, and Reconcile once more;
+- lxml's bare iteration over a camt.053, and its IngestSettlementFile.
+
+Prints seconds, ratios and the ledger's peak of memory. Exits with 1 if the breaks are not exactly
+what was seeded; with --strict also for a mark that was missed. Linux only.
+"""
+
+from __future__ import annotations
+
+import argparse
+import os
+import signal
+import sys
+import time
+from collections.abc import Iterator
+from pathlib import Path
+
+import grpc
+from paymesh.reconciliation.v1 import reconciliation_service_pb2 as pb
+from paymesh.reconciliation.v1.reconciliation_service_pb2_grpc import ReconciliationServiceStub
+
+from bench import settlement_bank, settlement_day
+from bench.problem import BenchError
+from bench.report import Mark
+from bench.settlement_rig import BANK, PSP, LedgerRig, ledger_rig
+
+MOST_PSQL_RATIO = 5.0
+MOST_LXML_RATIO = 3.0
+MOST_READER_MIB = 200.0
+
+_CHUNK_BYTES = 1 << 20
+_PATIENCE_S = 3_600.0
+
+
+def main() -> int:
+    """Runs the benchmark; answers the exit code."""
+    options = _options()
+    signal.signal(signal.SIGTERM, signal.default_int_handler)
+    _say(
+        f"{os.cpu_count()} processors, load average {os.getloadavg()[0]:.1f} before the start; "
+        "where others work too, trust the ratios"
+    )
+    try:
+        with ledger_rig(options.place) as rig:
+            right, marks = True, []
+            if options.lines:
+                right, of_day = _day(rig, options.lines)
+                marks += of_day
+            if options.megabytes:
+                marks += _bank(rig, options.megabytes)
+    except BenchError as error:
+        _say(f"bench: {error}")
+        return 1
+    except KeyboardInterrupt:
+        _say("bench: interrupted")
+        return 130
+    _say("marks:\n" + "\n".join(map(str, marks)))
+    return 0 if right and (not options.strict or all(mark.reached for mark in marks)) else 1
+
+
+def _day(rig: LedgerRig, orders: int) -> tuple[bool, list[Mark]]:
+    _say(f"\nloading {orders:,} captures and writing their file …")
+    day = settlement_day.make_day(rig, orders)
+    size = day.file.stat().st_size
+    _say(f"  {day.lines:,} lines, {size / 1e6:,.0f} MB, {sum(day.seeded.values()):,} differences")
+    bare = rig.psql(settlement_day.bare_script(day))
+    rig.psql("DROP TABLE bare; CHECKPOINT;")
+    _say(f"  psql, COPY of the lines and one join   {bare:8.1f} s")
+    before = rig.forget_peak()
+    with _client(rig) as client:
+        ingest = _ingest(client, day.file, PSP)
+        peak = rig.peak_mib()
+        _say(f"  IngestSettlementFile                   {ingest:8.1f} s")
+        request = pb.ReconcileRequest(source=PSP, settlement_date=settlement_day.DAY.isoformat())
+        started = time.perf_counter()
+        run = client.Reconcile(request, timeout=_PATIENCE_S).run
+        reconcile = time.perf_counter() - started
+        _say(f"  Reconcile                              {reconcile:8.1f} s")
+        started = time.perf_counter()
+        again = client.Reconcile(request, timeout=_PATIENCE_S).run
+        _say(f"  Reconcile again, nothing new           {time.perf_counter() - started:8.1f} s")
+    ratio = (ingest + reconcile) / bare
+    _say(f"  whole run ÷ psql                       {ratio:8.2f}")
+    _say(f"  the ledger's memory                    {before:8.0f} MiB before, {peak:.0f} at most")
+    found = settlement_day.found(rig)
+    right = found == day.seeded and again == run and run.state == pb.RUN_STATE_EXPLAINED
+    _say(
+        f"  breaks: {run.breaks:,} in {len(run.counts)} classes, "
+        + ("exactly those that were seeded" if right else "NOT those that were seeded")
+    )
+    if not right:
+        _say(f"  state {run.state}, again {again == run}")
+        _say(f"  too many: {list((found - day.seeded).items())[:10]}")
+        _say(f"  missing: {list((day.seeded - found).items())[:10]}")
+    return right, [
+        Mark(
+            f"{day.lines:,} lines, the whole run ÷ psql's COPY and join: {ratio:.2f} "
+            f"(at most {MOST_PSQL_RATIO:g})",
+            ratio <= MOST_PSQL_RATIO,
+        ),
+        _memory_mark("CSV", peak),
+    ]
+
+
+def _bank(rig: LedgerRig, megabytes: int) -> list[Mark]:
+    _say(f"\nwriting a camt.053 of {megabytes} MB …")
+    path = rig.folder / "bank.xml"
+    entries = settlement_bank.make_statement(path, megabytes * 1_000_000)
+    _say(f"  {entries:,} entries, {path.stat().st_size / 1e6:,.0f} MB")
+    bare = settlement_bank.bare_iteration(path)
+    if bare.entries != entries:
+        raise BenchError(f"lxml saw {bare.entries} entries")
+    _say(f"  lxml, bare iteration                   {bare.seconds:8.1f} s")
+    rig.psql("CHECKPOINT;")
+    before = rig.forget_peak()
+    with _client(rig) as client:
+        ingest = _ingest(client, path, BANK)
+    peak = rig.peak_mib()
+    _say(f"  IngestSettlementFile                   {ingest:8.1f} s")
+    _say(f"  ÷ lxml                                 {ingest / bare.seconds:8.2f}")
+    _say(
+        f"  the ledger's memory                    {before:8.0f} MiB before, {peak:.0f} at most; "
+        f"the bare iteration's process {bare.peak_mib:.0f}"
+    )
+    return [
+        Mark(
+            f"camt.053 of {megabytes} MB, read and staged ÷ bare lxml: "
+            f"{ingest / bare.seconds:.2f} (at most {MOST_LXML_RATIO:g})",
+            ingest / bare.seconds <= MOST_LXML_RATIO,
+        ),
+        _memory_mark("camt.053", peak),
+    ]
+
+
+def _memory_mark(what: str, peak: float) -> Mark:
+    return Mark(
+        f"memory of the ledger's process while it reads {what}: {peak:.0f} MiB "
+        f"(at most {MOST_READER_MIB:g})",
+        peak <= MOST_READER_MIB,
+    )
+
+
+class _client:  # noqa: N801 - used as a function
+    def __init__(self, rig: LedgerRig) -> None:
+        self._channel = grpc.insecure_channel(rig.target, [("grpc.enable_http_proxy", 0)])
+
+    def __enter__(self) -> ReconciliationServiceStub:
+        return ReconciliationServiceStub(self._channel)
+
+    def __exit__(self, *_: object) -> None:
+        self._channel.close()
+
+
+def _ingest(client: ReconciliationServiceStub, path: Path, source: str) -> float:
+    """Sends a file; answers with the seconds until it is stored. Raises BenchError."""
+
+    def parts() -> Iterator[pb.IngestSettlementFileRequest]:
+        yield pb.IngestSettlementFileRequest(
+            header=pb.SettlementFileHeader(source=source, file_name=path.name)
+        )
+        with path.open("rb") as stream:
+            while chunk := stream.read(_CHUNK_BYTES):
+                yield pb.IngestSettlementFileRequest(chunk=chunk)
+
+    started = time.perf_counter()
+    file = client.IngestSettlementFile(parts(), timeout=_PATIENCE_S).file
+    seconds = time.perf_counter() - started
+    if file.state != pb.FILE_STATE_INGESTED:
+        raise BenchError(f"the file was not taken: {file.problem} {file.problem_place}")
+    return seconds
+
+
+def _options() -> argparse.Namespace:
+    parser = argparse.ArgumentParser(
+        prog="python -m bench.settlement",
+        description=__doc__,
+        formatter_class=argparse.RawTextHelpFormatter,
+    )
+    add = parser.add_argument
+    add("--lines", type=int, default=1_000_000, help="orders, and about as many lines (1,000,000)")
+    add("--megabytes", type=int, default=500, help="of the camt.053 (500)")
+    add("--place", type=Path, help="folder for the data, on the disk to measure (temporary)")
+    add("--strict", action="store_true", help="exit with 1 if a mark is not reached")
+    return parser.parse_args()
+
+
+def _say(text: str) -> None:
+    print(text, flush=True)
+
+
+if __name__ == "__main__":
+    sys.exit(main())

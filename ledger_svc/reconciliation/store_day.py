@@ -1,0 +1,169 @@
+"""A day's working tables: temporary, made once a run, gone with its transaction.
+
+Every pass would else read the day's lines anew and look up each one's journals by a computed
+id; a million lines would take minutes. What is in them, in their order:
+
+day_line: the lines that count. Of a PSP's also the capture that their operation names
+    (capture_*), and what its fee journal says (told_fee_*), from the entries.
+registered: what the register says of lines without such a capture.
+open_capture: the captures at the source that no line is matched with after the first pass.
+open_line: the CHARGE lines that no capture is matched with after the first pass.
+matched: the lines that are matched after all passes, and what the ledger booked for them,
+    from the entries.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+
+from sqlalchemy import TextClause, text
+
+# The planner sees these tables as they are, and sorts and hashes of a day stay in memory.
+_SETTINGS = text("SELECT set_config('work_mem', '128MB', true)")
+
+# A superseded statement has no lines.
+_FROM = """
+FROM statement AS s
+JOIN settlement_line AS l ON l.file_id = s.file_id AND l.statement = s.number
+JOIN settlement_file AS f ON f.file_id = s.file_id
+WHERE s.source = :source AND s.settlement_date = :day AND s.is_current AND l.level = 'ENTRY'
+"""
+
+# The first entry of a capture is its debit at the source, the second of a fee its credit
+# there. Looked up by key whatever the planner believes of a young table: the fence (OFFSET 0)
+# keeps the conditions on the account from leading it to the account's whole history.
+CAPTURE_ENTRY = """
+LATERAL (
+  SELECT * FROM entry WHERE entry.journal_id = {journal_id} AND entry.line = 0 OFFSET 0
+) AS e
+"""
+FEE_ENTRY = """
+LATERAL (
+  SELECT * FROM entry
+  WHERE entry.journal_id = paymesh_journal_id('psp_fee', {operation_id}, {revision})
+    AND entry.line = 1
+  OFFSET 0
+) AS fee
+"""
+
+# What was booked about when the day was: nearly every line's capture is among it, and is met
+# by a hash join instead of by hashing an id for each line.
+_BOOKED = """
+SELECT j.operation_id, j.journal_id, e.currency, e.amount_minor
+FROM entry AS e
+JOIN journal AS j ON j.journal_id = e.journal_id
+WHERE e.account_kind = 1 AND e.owner_id = '' AND e.source = :source
+  AND e.direction = {direction} AND j.kind = {kind} AND j.revision = 0
+  AND e.create_time >= cast(:from_time AS timestamptz)
+  AND e.create_time < cast(:cut_off_time AS timestamptz) + interval '1 day'
+"""
+_PSP_DAY_LINE = text(f"""
+CREATE TEMPORARY TABLE day_line ON COMMIT DROP AS
+SELECT line.*, c.journal_id AS capture_id, c.currency AS capture_currency,
+       c.amount_minor AS capture_minor, k.currency AS told_fee_currency,
+       k.amount_minor AS told_fee_minor
+FROM (
+  SELECT l.file_id, l.sequence, l.kind, l.currency, l.amount_minor, l.operation_id, l.order_id,
+         l.source_reference, l.related_reference, l.batch_reference, s.account, s.identity,
+         f.create_time AS came,
+         coalesce(l.gross_minor, l.amount_minor + coalesce(l.fee_minor, 0)) AS gross,
+         coalesce(l.fee_minor, 0) AS fee
+  {_FROM}
+) AS line
+LEFT JOIN ({_BOOKED.format(direction=1, kind=1)}) AS c
+  ON c.operation_id = line.operation_id AND line.kind = 'CHARGE'
+LEFT JOIN ({_BOOKED.format(direction=2, kind=2)}) AS k ON k.operation_id = c.operation_id
+""")
+# By our own id a capture is found however long ago it was, or late.
+_PSP_LATE = text(f"""
+UPDATE day_line AS d
+SET capture_id = e.journal_id, capture_currency = e.currency, capture_minor = e.amount_minor,
+    told_fee_currency = fee.currency, told_fee_minor = fee.amount_minor
+FROM (
+  SELECT ctid AS place, operation_id FROM day_line
+  WHERE kind = 'CHARGE' AND operation_id IS NOT NULL AND capture_id IS NULL
+) AS l
+CROSS JOIN {CAPTURE_ENTRY.format(journal_id="paymesh_journal_id('capture', l.operation_id, 0)")}
+LEFT JOIN {FEE_ENTRY.format(operation_id="l.operation_id", revision="0")} ON true
+WHERE d.ctid = l.place AND e.account_kind = 1 AND e.source = :source
+""")
+_ANALYZE_DAY_LINE = text("ANALYZE day_line")
+# What the register says of a line's operation, by our id or else by the PSP's reference, as
+# long as the ledger has no capture of it: then the journal tells the rest.
+_REGISTERED = text("""
+CREATE TEMPORARY TABLE registered ON COMMIT DROP AS
+WITH line AS MATERIALIZED (
+  SELECT file_id, sequence, operation_id, source_reference
+  FROM day_line WHERE kind = 'CHARGE' AND capture_id IS NULL
+), named AS MATERIALIZED (
+  SELECT file_id, sequence, r.operation_id, r.order_id, r.state
+  FROM line JOIN operation_register AS r ON r.operation_id = line.operation_id
+  UNION ALL
+  SELECT file_id, sequence, r.operation_id, r.order_id, r.state
+  FROM line JOIN operation_register AS r ON r.psp_reference = line.source_reference
+  WHERE line.operation_id IS NULL AND r.psp_reference <> ''
+)
+SELECT DISTINCT ON (file_id, sequence) *
+FROM named
+WHERE NOT EXISTS (
+  SELECT FROM journal AS j
+  WHERE j.journal_id = paymesh_journal_id('capture', named.operation_id, 0)
+)
+ORDER BY file_id, sequence, operation_id
+""")
+_BANK_DAY_LINE = text(f"""
+CREATE TEMPORARY TABLE day_line ON COMMIT DROP AS
+SELECT l.*, s.account, s.identity, f.create_time AS came {_FROM}
+""")
+
+BEGIN_PSP: Sequence[TextClause] = (
+    _SETTINGS,
+    _PSP_DAY_LINE,
+    _PSP_LATE,
+    _ANALYZE_DAY_LINE,
+    _REGISTERED,
+)
+BEGIN_BANK: Sequence[TextClause] = (_SETTINGS, _BANK_DAY_LINE, _ANALYZE_DAY_LINE)
+"""What begins a run, before its inputs are read."""
+
+# As far back as a line may find it by the PSP's reference, or as the day is.
+OPEN_CAPTURE = text("""
+CREATE TEMPORARY TABLE open_capture ON COMMIT DROP AS
+SELECT j.journal_id, j.psp_reference, e.currency, e.amount_minor, e.create_time
+FROM entry AS e
+JOIN journal AS j ON j.journal_id = e.journal_id AND j.kind = 1
+WHERE e.account_kind = 1 AND e.owner_id = '' AND e.source = :source AND e.direction = 1
+  AND e.create_time >= least(
+    cast(:look_back_time AS timestamptz), cast(:from_time AS timestamptz)
+  )
+  AND NOT EXISTS (SELECT FROM settlement_match AS m WHERE m.journal_id = e.journal_id)
+""")
+OPEN_LINE = text("""
+CREATE TEMPORARY TABLE open_line ON COMMIT DROP AS
+SELECT file_id, sequence, came, currency, gross, operation_id, order_id, source_reference,
+       related_reference
+FROM day_line AS d
+WHERE d.kind = 'CHARGE' AND NOT EXISTS (
+  SELECT FROM settlement_match AS m WHERE m.file_id = d.file_id AND m.sequence = d.sequence
+)
+""")
+MATCHED = text("""
+CREATE TEMPORARY TABLE matched ON COMMIT DROP AS
+SELECT d.file_id, d.sequence, d.currency, m.journal_id, m.rule,
+       m.journal_id IS NOT DISTINCT FROM d.capture_id AS is_named,
+       d.capture_currency AS booked_currency, d.capture_minor AS booked_minor,
+       d.told_fee_currency AS fee_currency, d.told_fee_minor AS fee_minor
+FROM day_line AS d
+JOIN settlement_match AS m ON m.file_id = d.file_id AND m.sequence = d.sequence
+""")
+# Of those that were met by another name than our operation.
+MATCHED_OTHERWISE = text(f"""
+UPDATE matched AS d
+SET booked_currency = e.currency, booked_minor = e.amount_minor,
+    fee_currency = fee.currency, fee_minor = fee.amount_minor
+FROM (SELECT ctid AS place, journal_id FROM matched WHERE NOT is_named) AS l
+JOIN journal AS j ON j.journal_id = l.journal_id
+CROSS JOIN {CAPTURE_ENTRY.format(journal_id="j.journal_id")}
+LEFT JOIN {FEE_ENTRY.format(operation_id="j.operation_id", revision="j.revision")} ON true
+WHERE d.ctid = l.place
+""")
