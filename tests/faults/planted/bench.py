@@ -16,6 +16,7 @@ from tests.faults.engine.attempt import Flow
 from tests.faults.engine.faults import Scenario
 from tests.faults.engine.passages import Passages
 from tests.faults.engine.worker import new_mesh
+from tests.faults.planted import stories
 from tests.faults.planted.nights import NIGHTS
 from tests.faults.planted.plant import Bug
 from tests.faults.planted.stories import FLOWS, STORIES, Play, Story
@@ -23,7 +24,7 @@ from tests.faults.planted.stories import FLOWS, STORIES, Play, Story
 _STORIES = {**STORIES, **NIGHTS}
 _FLOWS = {**flows.FLOWS, **FLOWS}
 # What never comes to rest is not waited for as long as what does.
-_PATIENCE_S = 5.0
+_PATIENCE_S = 4.0
 
 
 @dataclass(frozen=True, slots=True)
@@ -53,6 +54,7 @@ class Bench:
         with pytest.MonkeyPatch.context() as patch:
             bug.plant(patch)
             patch.setattr(flows, "PATIENCE_S", _PATIENCE_S)
+            patch.setattr(stories, "AT_REST_S", _PATIENCE_S)
             for scenario in bug.scenarios:
                 outcomes.append(await self.play(scenario))
                 if catches(bug, outcomes[-1]):

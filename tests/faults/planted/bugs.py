@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+from collections.abc import Iterable
+
 from tests.faults.planted import in_books, in_executor, in_payment
 from tests.faults.planted.plant import Bug
 
@@ -18,8 +20,10 @@ BUGS: tuple[Bug, ...] = (
         4,
         in_executor.intent_after_call,
         (
-            "key-forgotten: executor.write#1/killed-before"
-            " + executor>psp_stub Charge#1/callee-paused",
+            (
+                "key-forgotten: executor.write#1/killed-before"
+                " + executor>psp_stub Charge#1/callee-paused"
+            ),
         ),
         "the PSP captured 2 times",
     ),
@@ -45,8 +49,10 @@ BUGS: tuple[Bug, ...] = (
         8,
         in_executor.forgotten_is_never_charged,
         (
-            "key-forgotten: executor.write#2/killed-before"
-            " + payment>executor Execute#1/callee-paused",
+            (
+                "key-forgotten: executor.write#2/killed-before"
+                " + payment>executor Execute#1/callee-paused"
+            ),
         ),
         "DECLINED",
     ),
@@ -54,8 +60,10 @@ BUGS: tuple[Bug, ...] = (
         9,
         in_executor.resent_too_late,
         (
-            "key-forgotten: executor.write#2/killed-before"
-            " + payment>executor Execute#1/callee-paused",
+            (
+                "key-forgotten: executor.write#2/killed-before"
+                " + payment>executor Execute#1/callee-paused"
+            ),
         ),
         "the PSP captured 2 times",
     ),
@@ -153,7 +161,17 @@ BUGS: tuple[Bug, ...] = (
     Bug(31, in_payment.drain_drops, ("drained: no fault",), "I7"),
     Bug(32, in_books.lines_doubled, ("file-comes-twice: no fault",), "I9"),
     Bug(33, in_books.posted_twice, ("reconciled-twice: no fault",), "I9"),
-    Bug(34, in_payment.neighbour_credits, ("three-orders: no fault",), "credited for an order that is DECLINED"),
+    Bug(
+        34,
+        in_payment.neighbour_credits,
+        ("three-orders: no fault",),
+        "credited for an order that is DECLINED",
+    ),
     Bug(35, in_payment.declined_driven_again, ("declined: no fault",), "still driven"),
 )
 """In the order of their numbers."""
+
+
+def scenarios(bugs: Iterable[Bug]) -> list[str]:
+    """What reveals them, each once."""
+    return list(dict.fromkeys(scenario for bug in bugs for scenario in bug.scenarios))

@@ -158,5 +158,3 @@ def posted_twice(patch: Patch) -> None:
         ),
     )
     patch.setattr(ids, "reconciliation_run_id", lambda *_: uuid4())
-
-

@@ -129,7 +129,9 @@ def timeout_overwrites(patch: Patch) -> None:
     """
     real = Ladder._charged
 
-    def charged(self: Ladder, answered: Answers, waiting: dict[str, Run], *args: Any, **more: Any) -> None:
+    def charged(
+        self: Ladder, answered: Answers, waiting: dict[str, Run], *args: Any, **more: Any
+    ) -> None:
         runs = [waiting[key] for key, _ in answered if key in waiting]
         real(self, answered, waiting, *args, **more)
         asyncio.get_running_loop().call_later(
@@ -165,9 +167,9 @@ def call_repeated(patch: Patch) -> None:
         try:
             return await real_once(self, name, work, mode)
         except _Conflict:
-            if name == "executor.write":
-                for psp, asked in list(last):
-                    await _charged(psp, [(uuid4().hex, operation) for operation in asked])
+            if name == "executor.write" and last:
+                psp, asked = last[0]
+                await _charged(psp, [(uuid4().hex, operation) for operation in asked])
             raise
 
     patch.setattr(Psp, "charge", charge)

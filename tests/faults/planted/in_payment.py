@@ -239,8 +239,10 @@ def last_second_missed(patch: Patch) -> None:
         "_TAKE_OF_DEAD",
         (
             owner,
-            f"{owner} AND create_time < (SELECT r.lease_until FROM replica r"
-            " WHERE r.epoch = operation.epoch) - interval '1 second'",
+            (
+                f"{owner} AND create_time < (SELECT r.lease_until FROM replica r"
+                " WHERE r.epoch = operation.epoch) - interval '1 second'"
+            ),
         ),
     )
 
@@ -321,9 +323,7 @@ def declined_driven_again(patch: Patch) -> None:
     """(35) a declined and settled order re-driven: it has ended, and is due again at once."""
     real = Schedule.retry_after_s
 
-    def retry_after_s(
-        self: Schedule, result: Result, attempt: int, *, poll: bool
-    ) -> float | None:
+    def retry_after_s(self: Schedule, result: Result, attempt: int, *, poll: bool) -> float | None:
         return 0.0 if result is Result.DECLINED else real(self, result, attempt, poll=poll)
 
     patch.setattr(Schedule, "retry_after_s", retry_after_s)
@@ -332,5 +332,3 @@ def declined_driven_again(patch: Patch) -> None:
 def deadlock_not_retried(patch: Patch) -> None:
     """(17) deadlock not retried: whoever was its victim is refused."""
     patch.setattr("mesh.db.MAX_CONFLICT_TRIES", 1)
-
-

@@ -45,7 +45,7 @@ async def reconciled_twice(play: Play) -> list[str]:
             timeout=_CALL_S,
         )
     day = await _closed(play)
-    seeded = {pb.BREAK_CLASS_UNKNOWN_TO_US: 1}
+    seeded = {int(pb.BREAK_CLASS_UNKNOWN_TO_US): 1}
     return await _reconciled(play, day, seeded) or await _reconciled(play, day, seeded)
 
 

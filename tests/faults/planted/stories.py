@@ -33,14 +33,16 @@ from mesh.errors import Reason
 from mesh.status import from_rpc_error
 from payment_svc import operations
 from tests.faults.checker import Sessions, Told, check
-from tests.faults.engine.faults import Fault
 from tests.faults.engine.attempt import Flow
+from tests.faults.engine.faults import Fault
 from tests.faults.engine.flows import Buying
 from tests.faults.engine.mesh import FailingMesh
 from tests.faults.engine.process import Life
 from tests.support.checkout import new_checkout, new_order
 
 CALL_S = 2.0
+AT_REST_S = 8.0
+"""How long it may take until a payment rests, when nothing fails any more."""
 _SETTLED_S = 8.0
 _SOON_S = 0.02
 _GOES_ON_S = 0.5
@@ -72,9 +74,7 @@ class Play:
         """One call, whatever it is answered."""
         return await self._tell(request, self.mesh.payments.CreatePayment, timeout_s)
 
-    async def get(
-        self, request: service_pb.GetPaymentRequest, timeout_s: float = CALL_S
-    ) -> Told:
+    async def get(self, request: service_pb.GetPaymentRequest, timeout_s: float = CALL_S) -> Told:
         """One read, whatever it is answered."""
         return await self._tell(request, self.mesh.payments.GetPayment, timeout_s)
 
@@ -101,7 +101,7 @@ class Play:
 
     async def problems(self, *payment_ids: str) -> list[str]:
         """What the checker says when these rest, or have had the time to; all, if none is named."""
-        until = time.monotonic() + _SETTLED_S
+        until = time.monotonic() + AT_REST_S
         while True:
             found = await asyncio.to_thread(
                 check, self.books, self.told, payment_ids=list(payment_ids) or None
@@ -282,9 +282,7 @@ async def bad_one_in_a_list(play: Play) -> list[str]:
     return problems
 
 
-async def _apply(
-    play: Play, *items: wallet_pb.MovementItem
-) -> list[wallet_pb.MovementResult]:
+async def _apply(play: Play, *items: wallet_pb.MovementItem) -> list[wallet_pb.MovementResult]:
     async with play.channel("wallet") as channel:
         response = await WalletPostingServiceStub(channel).ApplyMovements(
             wallet_pb.ApplyMovementsRequest(movements=items), timeout=CALL_S
