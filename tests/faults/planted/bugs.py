@@ -8,8 +8,13 @@ from tests.faults.planted import in_books, in_executor, in_payment
 from tests.faults.planted.plant import Bug
 
 BUGS: tuple[Bug, ...] = (
-    Bug(1, in_payment.id_rolled_anew, ("one-order: no fault",), "I5"),
-    Bug(2, in_payment.fields_not_compared, ("another-request: no fault",), "I5"),
+    Bug(1, in_payment.id_rolled_anew, ("one-order: no fault",), "2 payments under"),
+    Bug(
+        2,
+        in_payment.fields_not_compared,
+        ("another-request: no fault",),
+        "not stored as it was asked for",
+    ),
     Bug(
         3,
         in_payment.answered_before_commit,
@@ -77,7 +82,7 @@ BUGS: tuple[Bug, ...] = (
         11,
         in_payment.epoch_ignored,
         ("owner-sleeps: payment>ledger PostEvents#1/answer-lost",),
-        "CAPTURED",
+        "told as SUCCEEDED, and now CAPTURED",
     ),
     Bug(
         12,
@@ -123,7 +128,7 @@ BUGS: tuple[Bug, ...] = (
         "was booked 2 times",
     ),
     Bug(20, in_books.commission_missing, ("one-order: no fault",), "its journals lack"),
-    Bug(21, in_payment.rounded_twice, ("halves: no fault",), "I3"),
+    Bug(21, in_payment.rounded_twice, ("halves: no fault",), "its journals should not have"),
     Bug(22, in_books.neighbours_fail, ("bad-one-in-a-list: no fault",), "refused for one"),
     Bug(23, in_books.results_shifted, ("bad-one-in-a-list: no fault",), "is stored"),
     Bug(
@@ -158,16 +163,16 @@ BUGS: tuple[Bug, ...] = (
         ("wrong-amount: no fault",),
         "the PSP did not capture what was asked",
     ),
-    Bug(31, in_payment.drain_drops, ("drained: no fault",), "I7"),
-    Bug(32, in_books.lines_doubled, ("file-comes-twice: no fault",), "I9"),
-    Bug(33, in_books.posted_twice, ("reconciled-twice: no fault",), "I9"),
+    Bug(31, in_payment.drain_drops, ("drained: no fault",), "still PROCESSING"),
+    Bug(32, in_books.lines_doubled, ("file-comes-twice: no fault",), "0 were seeded"),
+    Bug(33, in_books.posted_twice, ("reconciled-twice: no fault",), "is no finding's"),
     Bug(
         34,
         in_payment.neighbour_credits,
         ("three-orders: no fault",),
         "credited for an order that is DECLINED",
     ),
-    Bug(35, in_payment.declined_driven_again, ("declined: no fault",), "still driven"),
+    Bug(35, in_payment.settled_driven_again, ("declined-and-settled: no fault",), "still driven"),
 )
 """In the order of their numbers."""
 

@@ -17,7 +17,7 @@ from mesh.batching import Writer
 from mesh.clock import utc_now
 from mesh.db import CommitUnknown
 from mesh.errors import MeshError
-from payment_svc import clients, operations, store, store_attention
+from payment_svc import clients, operations, store, store_attention, store_reconciliation
 from payment_svc.carried import Carried
 from payment_svc.clients import Applied, Capture, WalletClient
 from payment_svc.conveyor import Conveyor
@@ -30,12 +30,10 @@ from payment_svc.domain import (
     OrderState,
     Outcome,
     Progress,
-    Result,
     items_of,
 )
 from payment_svc.intake import Intake
 from payment_svc.operations import Accepted, Recorded, Written
-from payment_svc.schedule import Schedule
 from payment_svc.servicer import PaymentServicer
 from payment_svc.views import Payment
 from tests.faults.planted.plant import Patch, swap
@@ -319,14 +317,19 @@ def neighbour_credits(patch: Patch) -> None:
     patch.setattr(Conveyor, "learnt", learnt)
 
 
-def declined_driven_again(patch: Patch) -> None:
-    """(35) a declined and settled order re-driven: it has ended, and is due again at once."""
-    real = Schedule.retry_after_s
+def settled_driven_again(patch: Patch) -> None:
+    """(35) a declined and settled order re-driven: a line of a file moves what has ended.
 
-    def retry_after_s(self: Schedule, result: Result, attempt: int, *, poll: bool) -> float | None:
-        return 0.0 if result is Result.DECLINED else real(self, result, attempt, poll=poll)
-
-    patch.setattr(Schedule, "retry_after_s", retry_after_s)
+    The evidence loop takes it for one whose outcome is not known.
+    """
+    failed, unknown = OperationState.FAILED.value, OperationState.UNKNOWN.value
+    states = (f"state = {unknown}", f"state IN ({failed}, {unknown})")
+    orders = (
+        f"q.state = {OrderState.UNKNOWN.value}\n",
+        f"q.state IN ({OrderState.UNKNOWN.value}, {OrderState.DECLINED.value})\n",
+    )
+    swap(patch, store_reconciliation, "_UNKNOWN", states, orders)
+    swap(patch, store, "_TAKE_UNKNOWN", states)
 
 
 def deadlock_not_retried(patch: Patch) -> None:

@@ -18,7 +18,9 @@ by itself. Without a bug the same scenarios find nothing. A scenario is a flow o
 faults, written as in tests/faults/engine/faults.py.
 """
 
-_ID = re.compile(r"\b[0-9a-f]{8}-?(?:[0-9a-f]{4}-?){3}[0-9a-f]{12}\b|(?<=seller)[0-9a-f]{32}")
+_IDS = r"(?:seller)?[0-9a-f]{32}|[0-9a-f]{8}-(?:[0-9a-f]{4}-){3}[0-9a-f]{12}|\b[0-9a-f]{12}\b"
+_ID = re.compile(rf"{_IDS}|\d{{4}}-\d\d-\d\d")
+_OF = re.compile(rf"^(I\d+): (?:{_IDS}): ")
 _MOST = 160
 
 
@@ -30,7 +32,7 @@ def caught(bug: Bug, outcomes: Sequence[Outcome]) -> Outcome | None:
 def said(bug: Bug, outcome: Outcome) -> str:
     """What was said of the bug, without ids."""
     (text, *_) = (problem for problem in outcome.problems if bug.says in problem)
-    text = _ID.sub("…", " ".join(text.split())).replace("…: ", "")
+    text = _ID.sub("…", _OF.sub(r"\1: ", " ".join(text.split())))
     if len(text) > _MOST:
         # Where it says so, with some words before and after.
         at = max(0, text.index(bug.says) - _MOST // 2) if bug.says in text[_MOST:] else 0
