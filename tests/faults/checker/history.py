@@ -203,7 +203,7 @@ def _steps(
 def _story(calls: Iterable[_Call]) -> str:
     def told(call: _Call) -> str:
         name = "create" if call.body else "read"
-        answer = f"{call.payment_id[:12]} {'/'.join(call.states)}" if call.payment_id else ""
+        answer = f"{call.payment_id[:12]} {'/'.join(call.states)}".strip()
         return f"{name} → {answer or call.reason or 'no answer'}"
 
     return ", ".join(told(call) for call in sorted(calls, key=lambda call: call.asked_s))

@@ -45,6 +45,10 @@ _UNCONDITIONAL = (
 )
 
 
+# Between a look and what follows from it, so that the other replica looks, too.
+_LOOKED_S = 0.4
+
+
 def id_rolled_anew(patch: Patch) -> None:
     """(1) payment id rolled anew on a replay: a request that was seen before gets another id."""
     seen: set[tuple[str, str]] = set()
@@ -135,7 +139,7 @@ def taken_by_two(patch: Patch) -> None:
         looked = [row.operation_id for row in await connection.execute(found, {"most": most})]
         if not looked:
             return []
-        await asyncio.sleep(0.2)
+        await asyncio.sleep(_LOOKED_S)
         rows = await connection.execute(won, {"epoch": epoch, "operation_ids": looked})
         return [store._item(row) for row in rows]
 

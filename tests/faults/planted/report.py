@@ -14,8 +14,9 @@ _HEAD = """\
 `make planted` writes this file. The checker is checked: each of these bugs is planted into the
 services (tests/faults/planted/, nowhere else), one at a time, and must be caught by its effects:
 what the checker finds in the databases and in what callers were told, or an answer that is wrong
-by itself. Without a bug the same scenarios find nothing. A scenario is a flow or story and its
-faults, written as in tests/faults/engine/faults.py.
+by itself. Without a bug the same scenarios find nothing. A scenario is a flow of the engine, or a
+story (stories.py, nights.py there), and its faults, written as in tests/faults/engine/faults.py.
+`python -m tests.faults.planted N` tries one bug, and prints all that was wrong if it is missed.
 """
 
 _IDS = r"(?:seller)?[0-9a-f]{32}|[0-9a-f]{8}-(?:[0-9a-f]{4}-){3}[0-9a-f]{12}|\b[0-9a-f]{12}\b"
@@ -33,11 +34,7 @@ def said(bug: Bug, outcome: Outcome) -> str:
     """What was said of the bug, without ids."""
     (text, *_) = (problem for problem in outcome.problems if bug.says in problem)
     text = _ID.sub("…", _OF.sub(r"\1: ", " ".join(text.split())))
-    if len(text) > _MOST:
-        # Where it says so, with some words before and after.
-        at = max(0, text.index(bug.says) - _MOST // 2) if bug.says in text[_MOST:] else 0
-        text = f"{'… ' if at else ''}{text[at : at + _MOST].strip()} …"
-    return text
+    return text if len(text) <= _MOST else f"{text[:_MOST].rstrip()} …"
 
 
 def line(bug: Bug, outcomes: Sequence[Outcome]) -> str:

@@ -390,8 +390,8 @@ STORIES: Mapping[str, Story] = {
     ),
     # It sleeps within its lease, and what it writes stands for a while.
     "one-of-two-sleeps": Story(
-        sleeping("tok_pending_success", 0.4),
-        {"payment": {"delayed_first_ms": 500, "delayed_most_ms": 500}},
+        sleeping("tok_pending_success", 1.5),
+        {"payment": {"lease_ms": 4_000, "delayed_first_ms": 500, "delayed_most_ms": 500}},
         replicas=2,
     ),
     "drained": Story(drained, {"payment": {"drain_s": 0.1}}),
