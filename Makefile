@@ -12,8 +12,8 @@ PYTHON ?= $(shell for p in python3 python3.14 python3.13 python3.12 python3.11; 
 	done)
 
 .DEFAULT_GOAL := help
-.PHONY: help setup gen fresh gen-check lint format types breaking test check demo bench faults \
-	faults-all faults-real planted soak night conformance secrets lock clean
+.PHONY: help setup gen fresh gen-check lint format types breaking test check demo bench \
+	bench-night faults faults-all faults-real planted soak night mutants conformance secrets lock clean
 
 help: ## this list
 	@awk -F ':.*## ' '/^[a-z-]+:.*## / {printf "  make %-11s %s\n", $$1, $$2}' Makefile
@@ -62,8 +62,12 @@ types: setup ## mypy --strict
 breaking: fresh ## no contract of main is broken
 	@$(BIN)/python tools/breaking.py $(IMAGE)
 
-test: setup ## the fast tests
-	$(BIN)/pytest tests -m "not slow"
+# A file's tests stay together, because they share servers; tests mostly wait, so a few more
+# processes than processors.
+TEST_JOBS ?= 3
+
+test: setup ## the fast tests (TEST_JOBS=0: in one process)
+	$(BIN)/pytest tests -m "not slow" -n $(TEST_JOBS) --dist loadfile
 
 check: lint types gen-check breaking test ## what CI runs
 
@@ -72,6 +76,9 @@ demo: setup ## the mesh, and a first payment through it
 
 bench: setup ## measure
 	$(BIN)/python -m bench
+
+bench-night: setup ## measure a night: a million lines, and 500 MB of camt.053
+	$(BIN)/python -m bench.settlement
 
 faults: setup ## every fault, and pairs of faults, in one process: docs/faults.md
 	$(BIN)/python -m bench.failpoints
@@ -90,6 +97,9 @@ planted: setup ## plant 35 bugs, each of which must be caught: docs/planted-bugs
 # NIGHT_PAYMENTS=… NIGHT_EACH=… NIGHT_FILES=… make it shorter or longer.
 night: setup ## seed 100,000 payments with faults of each class, and mix 20,000 of all tokens
 	$(BIN)/pytest tests/night -m slow
+
+mutants: setup ## change the rules one place at a time: a unit test must fail (FILES=… JOBS=…)
+	$(BIN)/python tools/mutants.py $(if $(JOBS),--jobs $(JOBS)) $(FILES)
 
 # Readable for the services, which are not root, in a folder that is closed: see docker-compose.yml.
 secrets: ## the passwords of docker-compose.yml; those that are there stay

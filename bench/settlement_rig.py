@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import json
 import os
+import resource
 import shutil
 import signal
 import subprocess
@@ -21,6 +22,7 @@ from psycopg.conninfo import conninfo_to_dict
 from sqlalchemy import make_url
 
 from bench.problem import BenchError
+from bench.processor import processor_seconds
 from mesh.embedded import EmbeddedConfig, EmbeddedPostgres, default_data_dir
 from mesh.embedded.binaries import BINARIES_SETTING, find_binaries
 from mesh.healthcheck import is_serving
@@ -38,6 +40,14 @@ _PSQL_TIMEOUT_S = 1_800.0
 _INHERITED = ("PATH", "LD_LIBRARY_PATH", "HOME", "LANG", "TMPDIR")
 
 
+@dataclass
+class Cost:
+    """seconds: by the clock. processor_s: of the ledger, PostgreSQL and our own children."""
+
+    seconds: float = 0.0
+    processor_s: float = 0.0
+
+
 @dataclass(frozen=True)
 class LedgerRig:
     """Where things are. url: of the ledger's database, as the superuser."""
@@ -46,17 +56,32 @@ class LedgerRig:
     url: str
     target: str
     pid: int
+    postgres_pid: int
 
     def connect(self) -> psycopg.Connection[tuple[Any, ...]]:
         """The superuser's session in the ledger's database; each statement by itself."""
         return psycopg.connect(self.url, autocommit=True)
 
-    def psql(self, script: str) -> float:
-        """Runs a script in psql as the superuser; answers with its seconds. Raises BenchError."""
+    @contextmanager
+    def measured(self) -> Iterator[Cost]:
+        """What is done within: its seconds, and those of processors. Raises BenchError."""
+        cost = Cost()
+        started, before = time.perf_counter(), self._processor_s()
+        yield cost
+        cost.seconds = time.perf_counter() - started
+        cost.processor_s = self._processor_s() - before
+
+    def _processor_s(self) -> float:
+        pids = {"ledger": self.pid, "PostgreSQL": self.postgres_pid}
+        children = resource.getrusage(resource.RUSAGE_CHILDREN)  # psql, and the bare iteration
+        spent = sum(processor_seconds(pids).values())
+        return spent + children.ru_utime + children.ru_stime
+
+    def psql(self, script: str) -> None:
+        """Runs a script in psql as the superuser. Raises BenchError."""
         setting = os.environ.get(BINARIES_SETTING)
         program = find_binaries(Path(setting) if setting else None).bin_dir / "psql"
         told = conninfo_to_dict(self.url)
-        started = time.perf_counter()
         done = subprocess.run(
             [str(program), "-X", "-q", "-A", "-t", "-v", "ON_ERROR_STOP=1", "-f", "-"],
             input=script,
@@ -75,7 +100,6 @@ class LedgerRig:
         )
         if done.returncode != 0:
             raise BenchError(f"psql failed: {done.stderr.strip()}")
-        return time.perf_counter() - started
 
     def peak_mib(self) -> float:
         """The most memory that the ledger's process has held since `forget_peak`, in MiB."""
@@ -111,6 +135,7 @@ def ledger_rig(place: Path | None) -> Iterator[LedgerRig]:
                     url.render_as_string(hide_password=False),
                     f"127.0.0.1:{base + 1}",
                     process.pid,
+                    server.pid or 0,
                 )
     finally:
         shutil.rmtree(folder, ignore_errors=True)

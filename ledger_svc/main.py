@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import asyncio
+import sys
 from collections.abc import Mapping
 from functools import partial
 from typing import TYPE_CHECKING
@@ -61,7 +62,7 @@ MAX_CALLS_PER_COMMIT = 4
 # The reconciliation works on whole days: it has connections of its own, whose statements may
 # take long and are planned for what they meet (mesh/db.py), so that no payment waits for one.
 RECONCILIATION_PATIENCE_MS = 600_000
-RECONCILIATION_CONNECTIONS = 2
+RECONCILIATION_CONNECTIONS = 4
 
 
 def wire(
@@ -171,4 +172,7 @@ async def serve(settings: Settings) -> None:
 def main() -> None:
     """Runs the service from its settings, as the process."""
     settings = load(Settings)
+    # A settlement file is read in a thread for minutes; by the usual 5 ms each payment, and
+    # each block for COPY, would wait for it several times.
+    sys.setswitchinterval(0.001)
     mesh_server.main(NAME, settings.log_level, partial(serve, settings))

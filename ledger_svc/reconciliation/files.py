@@ -7,6 +7,7 @@ import hashlib
 import tempfile
 from collections.abc import AsyncIterator, Sequence
 from contextlib import closing
+from datetime import date
 from types import TracebackType
 from typing import Self
 from uuid import UUID
@@ -21,8 +22,9 @@ from ledger_svc.reconciliation.domain import (
     FoundLine,
     StoredFile,
     StoredStatement,
+    Verdict,
 )
-from ledger_svc.reconciliation.judging import Judged, judge
+from ledger_svc.reconciliation.judging import Judged, Rows, judge
 from ledger_svc.reconciliation.sources import Source, Sources
 from mesh import ids
 from mesh.db import Database
@@ -30,6 +32,9 @@ from mesh.errors import MeshError, Reason
 
 log = structlog.get_logger()
 
+SOON_S = 0.5
+"""A file that takes longer to read is stored meanwhile."""
+_NEXT_BLOCK_S = 0.02
 # How many times the limit is read, to tell the caller that it is exceeded.
 _TAKEN_TO_THE_END = 3
 
@@ -109,12 +114,15 @@ async def ingest(
     Errors: those of Database.commit.
     """
     spool.file.seek(0)
-    # Payments go on meanwhile: the reading is in a thread, and no transaction is open.
-    judged = await asyncio.to_thread(judge, spool.file, delivery, source, max_file_bytes)
-    with closing(judged.rows):
-        stored = await database.commit(
-            "ledger.ingest", lambda connection: _store(connection, delivery, judged)
+    with closing(Rows()) as rows:
+        # In a thread: payments go on meanwhile.
+        reading = asyncio.ensure_future(
+            asyncio.to_thread(judge, spool.file, delivery, source, max_file_bytes, rows)
         )
+        try:
+            stored = await _ingest(database, delivery, rows, reading)
+        finally:
+            reading.cancel()
     log.info(
         "settlement_file",
         source=stored.source,
@@ -126,21 +134,98 @@ async def ingest(
     return stored
 
 
-async def _store(connection: AsyncConnection, delivery: Delivery, judged: Judged) -> StoredFile:
-    verdict = judged.verdict
-    day = verdict.settlement_date
-    file_id = ids.settlement_file_id(
+async def _ingest(
+    database: Database, delivery: Delivery, rows: Rows, reading: asyncio.Future[Judged]
+) -> StoredFile:
+    await asyncio.wait({reading}, timeout=SOON_S)
+    day = delivery.settlement_date or rows.first_day
+    if not reading.done() and day is not None:
+        try:
+            return await database.commit(
+                "ledger.ingest",
+                lambda connection: _store_while_read(connection, delivery, day, rows, reading),
+            )
+        except _NotAsExpected:
+            log.info("settlement_file_read_first", source=delivery.source)
+    judged = await reading
+    return await database.commit(
+        "ledger.ingest", lambda connection: _store(connection, delivery, judged, rows)
+    )
+
+
+class _NotAsExpected(Exception):
+    """The file can't be used, is there already, or is another day's: nothing is stored."""
+
+
+async def _store_while_read(
+    connection: AsyncConnection,
+    delivery: Delivery,
+    day: date,
+    rows: Rows,
+    reading: asyncio.Future[Judged],
+) -> StoredFile:
+    """Stores the lines of a large file while it is read, as that of a day that is likely.
+
+    Raises _NotAsExpected: then it has to be read to its end first.
+    """
+    file_id = _file_id(delivery, day)
+    # Whoever else brings it waits here. Nobody sees it before the commit.
+    if not await store_files.put_file(
+        connection, file_id, delivery, Verdict(FileState.WAITING, "", day, 0)
+    ):
+        raise _NotAsExpected
+    await store_files.copy_lines(connection, file_id, _while_read(rows, reading))
+    judged = await reading
+    if judged.verdict.settlement_date != day:
+        raise _NotAsExpected
+    return await _store(connection, delivery, judged, None)
+
+
+async def _while_read(rows: Rows, reading: asyncio.Future[Judged]) -> AsyncIterator[bytes]:
+    offset = 0
+    while True:
+        at_end = reading.done()
+        if block := await asyncio.to_thread(rows.block, offset):
+            offset += len(block)
+            yield block
+        elif not at_end:
+            await asyncio.wait({reading}, timeout=_NEXT_BLOCK_S)
+        elif not rows.is_complete:
+            raise _NotAsExpected
+        else:
+            return
+
+
+def _file_id(delivery: Delivery, day: date | None) -> UUID:
+    return ids.settlement_file_id(
         delivery.source, "" if day is None else day.isoformat(), delivery.sha256.hex()
     )
+
+
+async def _store(
+    connection: AsyncConnection, delivery: Delivery, judged: Judged, rows: Rows | None
+) -> StoredFile:
+    """Stores a file that was read. rows: its lines; None if they are stored already."""
+    verdict = judged.verdict
+    day = verdict.settlement_date
+    file_id = _file_id(delivery, day)
     if await store_files.put_file(connection, file_id, delivery, verdict):
         usable = verdict.state is FileState.INGESTED
         if usable:
-            await store_files.copy_lines(connection, file_id, judged.rows)
+            if rows is not None:
+                await store_files.copy_lines(connection, file_id, _blocks(rows))
             await store_files.lock_source(connection, delivery.source)
         await store_files.put_statements(
             connection, file_id, delivery.source, judged.statements, day=day, usable=usable
         )
     return await _found(connection, file_id)
+
+
+async def _blocks(rows: Rows) -> AsyncIterator[bytes]:
+    offset = 0
+    while block := await asyncio.to_thread(rows.block, offset):
+        offset += len(block)
+        yield block
 
 
 async def fetch(

@@ -8,6 +8,7 @@ from __future__ import annotations
 
 import csv
 import json
+import os
 import re
 import tempfile
 from collections.abc import Iterator, Sequence
@@ -27,6 +28,7 @@ from ledger_svc.reconciliation.readers import (
 )
 from ledger_svc.reconciliation.sources import Source
 
+_BLOCK_BYTES = 1 << 20
 _OUR_ID = re.compile(r"[0-9a-f]{32}", re.ASCII)
 # What is looked up by must fit an index; no source's references come near it.
 MAX_REFERENCE_CHARACTERS = 255
@@ -43,13 +45,35 @@ COLUMNS = (
 TEXT_COLUMNS = COLUMNS[COLUMNS.index("currency") : COLUMNS.index("more")]
 
 
+class Rows:
+    """The lines of a file as CSV, on disk: COPY may take them while they are still written.
+
+    first_day: the booking date of the first line, once it is read. is_complete: nothing more
+    comes, and the file can be used.
+    """
+
+    def __init__(self) -> None:
+        self.first_day: date | None = None
+        self.is_complete = False
+        self.file: IO[str] = tempfile.TemporaryFile(  # noqa: SIM115 - closed by close
+            "w+", _BLOCK_BYTES, encoding="utf-8", newline=""
+        )
+
+    def block(self, offset: int) -> bytes:
+        """What stands there on disk, a block at most; empty if nothing does yet."""
+        return os.pread(self.file.fileno(), _BLOCK_BYTES, offset)
+
+    def close(self) -> None:
+        """Lets go of the disk."""
+        self.file.close()
+
+
 @dataclass
 class Judged:
-    """What was found. rows: the lines as CSV; empty if not to be used."""
+    """What was found."""
 
     verdict: Verdict
     statements: Sequence[Statement]
-    rows: IO[str]
 
 
 @dataclass
@@ -58,14 +82,18 @@ class _Read:
     statements: list[Statement] = field(default_factory=list)
 
 
-def judge(stream: BinaryIO, delivery: Delivery, source: Source, max_file_bytes: int) -> Judged:
-    """Reads the file and says whether it can be used. Raises nothing for a bad file."""
-    rows = tempfile.TemporaryFile("w+", encoding="utf-8", newline="")  # noqa: SIM115 - returned
+def judge(
+    stream: BinaryIO, delivery: Delivery, source: Source, max_file_bytes: int, rows: Rows
+) -> Judged:
+    """Reads the file and says whether it can be used. Raises nothing for a bad file.
+
+    rows: where its lines go to. If the file can't be used, they are not complete.
+    """
     found = _Read()
     try:
         reading = read(stream, Limits(file_bytes=max_file_bytes), delivery.format)
         found.format = reading.format
-        csv.writer(rows).writerows(_rows(reading.items, found.statements))
+        csv.writer(rows.file).writerows(_rows(reading.items, found.statements, rows))
     except ReadError as error:
         verdict = Verdict(
             FileState.QUARANTINED,
@@ -75,19 +103,11 @@ def judge(stream: BinaryIO, delivery: Delivery, source: Source, max_file_bytes: 
             problem=f"{error.reason}: {error.message}",
             place=error.where,
         )
-        return Judged(verdict, (), _emptied(rows))
-    except BaseException:
-        rows.close()
-        raise
+        return Judged(verdict, ())
+    rows.file.flush()
     verdict = _verdict(found, delivery, source)
-    usable = verdict.state is FileState.INGESTED
-    return Judged(verdict, found.statements, rows if usable else _emptied(rows))
-
-
-def _emptied(rows: IO[str]) -> IO[str]:
-    rows.seek(0)
-    rows.truncate()
-    return rows
+    rows.is_complete = verdict.state is FileState.INGESTED
+    return Judged(verdict, found.statements)
 
 
 def explained_minor(statement: Statement) -> int:
@@ -146,7 +166,7 @@ def _verdict(found: _Read, delivery: Delivery, source: Source) -> Verdict:
 
 
 def _rows(
-    items: Iterator[Line | Statement], statements: list[Statement]
+    items: Iterator[Line | Statement], statements: list[Statement], rows: Rows
 ) -> Iterator[tuple[object, ...]]:
     """The rows of the lines; the statements are set aside."""
     sequence = 0
@@ -156,67 +176,74 @@ def _rows(
             statements.append(item)
         else:
             sequence += 1
+            if sequence == 1:
+                rows.first_day = item.booking_date
             yield _row(sequence, item)
 
 
 def _row(sequence: int, line: Line) -> tuple[object, ...]:
-    _check_length(
-        line.place,
-        line.source_reference,
-        line.related_reference,
-        line.batch_reference,
-        line.idempotency_key,
-    )
-    references = list(line.references)
-    operation_id = _ours("operation_id", line.operation_id, references)
-    order_id = _ours("order_id", line.order_id, references)
+    (
+        statement, number, place, level, kind, amount_minor, currency_code, booking_date,
+        value_date, gross_minor, fee_minor, source_reference, related_reference, batch_reference,
+        idempotency_key, operation_id, order_id, told, texts, create_time, reversal,
+        original_amount_minor, original_currency_code, exchange_rate,
+    ) = line  # fmt: skip
+    if (
+        len(source_reference) > MAX_REFERENCE_CHARACTERS
+        or len(related_reference) > MAX_REFERENCE_CHARACTERS
+        or len(batch_reference) > MAX_REFERENCE_CHARACTERS
+        or len(idempotency_key) > MAX_REFERENCE_CHARACTERS
+    ):
+        raise _too_long(place)
     more = "{}"
-    if references or line.texts:
-        more = json.dumps({"references": references, "texts": line.texts}, ensure_ascii=False)
+    references = told
+    # What is no id of ours, in a field that anybody may fill, is a reference.
+    if operation_id and not _OUR_ID.fullmatch(operation_id):
+        references, operation_id = (*references, ("operation_id", operation_id)), ""
+    if order_id and not _OUR_ID.fullmatch(order_id):
+        references, order_id = (*references, ("order_id", order_id)), ""
+    if references or texts:
+        more = _json({"references": references, "texts": texts})
+    # PostgreSQL takes dates and times as Python writes them.
     return (
         sequence,
-        line.statement,
-        line.number,
-        line.amount_minor,
-        line.gross_minor,
-        line.fee_minor,
-        line.original_amount_minor,
+        statement,
+        number,
+        amount_minor,
+        gross_minor,
+        fee_minor,
+        original_amount_minor,
         operation_id,
         order_id,
-        line.create_time and line.create_time.isoformat(),
-        _day(line.booking_date),
-        _day(line.value_date),
-        line.level,
-        line.reversal,
-        line.currency_code,
-        line.kind or "",
-        line.source_reference,
-        line.related_reference,
-        line.batch_reference,
-        line.idempotency_key,
-        line.original_currency_code,
-        line.exchange_rate,
-        line.place,
+        create_time,
+        booking_date,
+        value_date,
+        level,
+        reversal,
+        currency_code,
+        kind or "",
+        source_reference,
+        related_reference,
+        batch_reference,
+        idempotency_key,
+        original_currency_code,
+        exchange_rate,
+        place,
         more,
     )
 
 
-def _ours(name: str, text: str, references: list[tuple[str, str]]) -> str:
-    """An id of ours; what is none, in a field that anybody may fill, is a reference."""
-    if not text or _OUR_ID.fullmatch(text):
-        return text
-    references.append((name, text))
-    return ""
-
-
-def _day(day: date | None) -> str:
-    return "" if day is None else day.isoformat()
+_json = json.JSONEncoder(ensure_ascii=False).encode
 
 
 def _check_length(place: str, *references: str) -> None:
     if any(len(reference) > MAX_REFERENCE_CHARACTERS for reference in references):
-        raise ReadError(
-            ReadReason.BAD_FIELD,
-            place,
-            f"a reference has more than {MAX_REFERENCE_CHARACTERS} characters",
-        )
+        raise _too_long(place)
+
+
+def _too_long(place: str) -> ReadError:
+    return ReadError(
+        ReadReason.BAD_FIELD,
+        place,
+        f"a reference has more than {MAX_REFERENCE_CHARACTERS} characters",
+    )

@@ -11,7 +11,7 @@ from zoneinfo import ZoneInfo
 import structlog
 from sqlalchemy.ext.asyncio import AsyncConnection
 
-from ledger_svc.reconciliation import store_files, store_run
+from ledger_svc.reconciliation import store_files, store_inputs, store_run
 from ledger_svc.reconciliation.domain import Break, BreakFilter, Run
 from ledger_svc.reconciliation.sources import Source
 from mesh import ids
@@ -80,7 +80,7 @@ async def reconcile(database: Database, name: str, source: Source, day: date) ->
         around = await store_run.read_around(connection, name, day)
         given = _parameters(name, source, day, around)
         is_bank = source.kind == "bank"
-        inputs = await store_run.begin(connection, files, given, is_bank=is_bank)
+        inputs = await store_inputs.begin(connection, files, given, is_bank=is_bank)
         run_id = ids.reconciliation_run_id(
             name,
             day.isoformat(),

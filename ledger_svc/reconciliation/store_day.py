@@ -1,4 +1,6 @@
-"""A day's working tables: temporary, made once a run, gone with its transaction.
+"""A day's working tables: temporary, filled once a run, gone with its transaction.
+
+begin_day() of the migrations makes them, for the service itself may make no table.
 
 Every pass would else read the day's lines anew and look up each one's journals by a computed
 id; a million lines would take minutes. What is in them, in their order:
@@ -19,7 +21,7 @@ from collections.abc import Sequence
 from sqlalchemy import TextClause, text
 
 # The planner sees these tables as they are, and sorts and hashes of a day stay in memory.
-_SETTINGS = text("SELECT set_config('work_mem', '128MB', true)")
+_BEGIN = text("SELECT set_config('work_mem', '128MB', true), begin_day()")
 
 # A superseded statement has no lines.
 _FROM = """
@@ -58,7 +60,11 @@ WHERE e.account_kind = 1 AND e.owner_id = '' AND e.source = :source
   AND e.create_time < cast(:cut_off_time AS timestamptz) + interval '1 day'
 """
 _PSP_DAY_LINE = text(f"""
-CREATE TEMPORARY TABLE day_line ON COMMIT DROP AS
+INSERT INTO day_line (
+  file_id, sequence, kind, currency, amount_minor, operation_id, order_id, source_reference,
+  related_reference, batch_reference, account, identity, came, gross, fee, capture_id,
+  capture_currency, capture_minor, told_fee_currency, told_fee_minor
+)
 SELECT line.*, c.journal_id AS capture_id, c.currency AS capture_currency,
        c.amount_minor AS capture_minor, k.currency AS told_fee_currency,
        k.amount_minor AS told_fee_minor
@@ -91,7 +97,7 @@ _ANALYZE_DAY_LINE = text("ANALYZE day_line")
 # What the register says of a line's operation, by our id or else by the PSP's reference, as
 # long as the ledger has no capture of it: then the journal tells the rest.
 _REGISTERED = text("""
-CREATE TEMPORARY TABLE registered ON COMMIT DROP AS
+INSERT INTO registered (file_id, sequence, operation_id, order_id, state)
 WITH line AS MATERIALIZED (
   SELECT file_id, sequence, operation_id, source_reference
   FROM day_line WHERE kind = 'CHARGE' AND capture_id IS NULL
@@ -112,23 +118,28 @@ WHERE NOT EXISTS (
 ORDER BY file_id, sequence, operation_id
 """)
 _BANK_DAY_LINE = text(f"""
-CREATE TEMPORARY TABLE day_line ON COMMIT DROP AS
-SELECT l.*, s.account, s.identity, f.create_time AS came {_FROM}
+INSERT INTO day_line (
+  file_id, sequence, kind, currency, amount_minor, source_reference, batch_reference, account,
+  identity, came, more
+)
+SELECT l.file_id, l.sequence, l.kind, l.currency, l.amount_minor, l.source_reference,
+       l.batch_reference, s.account, s.identity, f.create_time, l.more
+{_FROM}
 """)
 
 BEGIN_PSP: Sequence[TextClause] = (
-    _SETTINGS,
+    _BEGIN,
     _PSP_DAY_LINE,
     _PSP_LATE,
     _ANALYZE_DAY_LINE,
     _REGISTERED,
 )
-BEGIN_BANK: Sequence[TextClause] = (_SETTINGS, _BANK_DAY_LINE, _ANALYZE_DAY_LINE)
+BEGIN_BANK: Sequence[TextClause] = (_BEGIN, _BANK_DAY_LINE, _ANALYZE_DAY_LINE)
 """What begins a run, before its inputs are read."""
 
 # As far back as a line may find it by the PSP's reference, or as the day is.
 OPEN_CAPTURE = text("""
-CREATE TEMPORARY TABLE open_capture ON COMMIT DROP AS
+INSERT INTO open_capture (journal_id, psp_reference, currency, amount_minor, create_time)
 SELECT j.journal_id, j.psp_reference, e.currency, e.amount_minor, e.create_time
 FROM entry AS e
 JOIN journal AS j ON j.journal_id = e.journal_id AND j.kind = 1
@@ -139,7 +150,10 @@ WHERE e.account_kind = 1 AND e.owner_id = '' AND e.source = :source AND e.direct
   AND NOT EXISTS (SELECT FROM settlement_match AS m WHERE m.journal_id = e.journal_id)
 """)
 OPEN_LINE = text("""
-CREATE TEMPORARY TABLE open_line ON COMMIT DROP AS
+INSERT INTO open_line (
+  file_id, sequence, came, currency, gross, operation_id, order_id, source_reference,
+  related_reference
+)
 SELECT file_id, sequence, came, currency, gross, operation_id, order_id, source_reference,
        related_reference
 FROM day_line AS d
@@ -148,7 +162,10 @@ WHERE d.kind = 'CHARGE' AND NOT EXISTS (
 )
 """)
 MATCHED = text("""
-CREATE TEMPORARY TABLE matched ON COMMIT DROP AS
+INSERT INTO matched (
+  file_id, sequence, currency, journal_id, rule, is_named, booked_currency, booked_minor,
+  fee_currency, fee_minor
+)
 SELECT d.file_id, d.sequence, d.currency, m.journal_id, m.rule,
        m.journal_id IS NOT DISTINCT FROM d.capture_id AS is_named,
        d.capture_currency AS booked_currency, d.capture_minor AS booked_minor,

@@ -2,11 +2,10 @@
 
 from __future__ import annotations
 
-import asyncio
 import json
 from collections.abc import AsyncIterator, Sequence
 from datetime import date
-from typing import IO, Any
+from typing import Any
 from uuid import UUID
 
 from sqlalchemy import text
@@ -24,8 +23,6 @@ from ledger_svc.reconciliation.domain import (
 from ledger_svc.reconciliation.judging import COLUMNS, TEXT_COLUMNS, explained_minor
 from ledger_svc.reconciliation.readers import Statement
 from mesh.db import copy_in
-
-_BLOCK_CHARACTERS = 1 << 18
 
 # The second of two that bring one file waits here for the first. One that was refused
 # before is judged again: what was wrong may have been a setting of ours.
@@ -169,18 +166,14 @@ async def put_file(
     return rows.scalar_one_or_none() is not None
 
 
-async def copy_lines(connection: AsyncConnection, file_id: UUID, rows: IO[str]) -> None:
-    """Stores the lines of a file from their CSV, which may be read again."""
+async def copy_lines(
+    connection: AsyncConnection, file_id: UUID, blocks: AsyncIterator[bytes]
+) -> None:
+    """Stores the lines of a file from their CSV."""
     await connection.execute(
         text("SELECT set_config('paymesh.file_id', :file_id, true)"), {"file_id": file_id.hex}
     )
-    rows.seek(0)
-    await copy_in(connection, _COPY_LINES, _blocks(rows))
-
-
-async def _blocks(rows: IO[str]) -> AsyncIterator[bytes]:
-    while block := await asyncio.to_thread(rows.read, _BLOCK_CHARACTERS):
-        yield block.encode()
+    await copy_in(connection, _COPY_LINES, blocks)
 
 
 async def lock_source(connection: AsyncConnection, source: str) -> None:

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping, Sequence
+from collections.abc import Sequence
 from datetime import date, datetime
 from typing import Any, NamedTuple, TypeAlias
 from uuid import UUID
@@ -12,7 +12,6 @@ from sqlalchemy.ext.asyncio import AsyncConnection
 
 from ledger_svc.reconciliation import (
     store_bank,
-    store_day,
     store_findings,
     store_match,
     store_post,
@@ -27,33 +26,11 @@ from ledger_svc.reconciliation.domain import (
     Run,
     RunState,
 )
+from ledger_svc.reconciliation.store_inputs import Inputs, Parameters
 from ledger_svc.reconciliation.store_match import REGISTER_RULE
 
 Before: TypeAlias = tuple[datetime, UUID] | None
 """A list goes on with what is older than this (create_time, id); None: from the start."""
-
-Parameters = Mapping[str, object]
-
-
-class Inputs(NamedTuple):
-    """What a run's result depends on, beside the settings."""
-
-    files: tuple[UUID, ...]
-    lines: int
-    captures: int
-    """Captures in the ledger up to the cut-off that this run may miss in the files."""
-    met: int
-    """Lines whose capture is there; more when one comes late."""
-    nameless: int
-    """Captures around the day of which the ledger knows no PSP reference."""
-    registered: int
-    """What the register says of lines' operations that are in no journal: a sum of hashes."""
-    decisions: int
-    """What operators decided about breaks of the day."""
-    transfers: int
-    """To the bank, booked or reversed."""
-    before: str
-    """The statements that this day goes on from."""
 
 
 class Around(NamedTuple):
@@ -93,73 +70,6 @@ SELECT file_id FROM statement
 WHERE source = :source AND settlement_date = :day AND is_current
 ORDER BY file_id
 """)
-
-# Nothing here looks at matches or breaks: a run must not change its own inputs.
-_INPUTS = """
-{ctes}
-SELECT (SELECT count(*) FROM day_line) AS lines, {of_captures},
-       (SELECT count(*)
-        FROM break_resolution AS r JOIN settlement_break AS b ON b.break_id = r.break_id
-        WHERE b.source = :source AND b.settlement_date = :day) AS decisions,
-       (SELECT count(*) + count(reversal_id)
-        FROM settlement_booking
-        WHERE counter_kind = 8 AND counter_source = :source AND source <> :source
-          AND settlement_date <= cast(:near_until_time AS timestamptz)::date) AS transfers,
-       (SELECT coalesce(string_agg(s.file_id::text, ',' ORDER BY s.file_id, s.number), '')
-        FROM statement AS s
-        WHERE s.source = :source AND s.is_current AND s.settlement_date = (
-          SELECT max(settlement_date) FROM statement
-          WHERE source = :source AND is_current AND settlement_date < :day
-        )) AS before
-"""
-_BANK_INPUTS = text(
-    _INPUTS.format(ctes="", of_captures="0 AS captures, 0 AS met, 0 AS nameless, 0 AS registered")
-)
-_PSP_INPUTS = text(
-    _INPUTS.format(
-        ctes="""
-WITH capture AS MATERIALIZED (
-  SELECT count(*) FILTER (
-           WHERE e.create_time >= cast(:from_time AS timestamptz)
-             AND e.create_time < cast(:cut_off_time AS timestamptz)
-         ) AS captures,
-         count(*) FILTER (
-           WHERE j.psp_reference = '' AND e.create_time >= cast(:near_from_time AS timestamptz)
-             AND e.create_time < cast(:near_until_time AS timestamptz)
-         ) AS nameless
-  FROM entry AS e JOIN journal AS j ON j.journal_id = e.journal_id AND j.kind = 1
-  WHERE e.account_kind = 1 AND e.owner_id = '' AND e.source = :source AND e.direction = 1
-    AND e.create_time >= least(
-      cast(:near_from_time AS timestamptz), cast(:from_time AS timestamptz)
-    )
-    AND e.create_time < greatest(
-      cast(:near_until_time AS timestamptz), cast(:cut_off_time AS timestamptz)
-    )
-), unmet AS MATERIALIZED (
-  SELECT order_id, ARRAY[source_reference, related_reference] AS names
-  FROM day_line WHERE kind = 'CHARGE' AND capture_id IS NULL
-), name AS MATERIALIZED (
-  SELECT DISTINCT j.psp_reference
-  FROM (SELECT DISTINCT unnest(names) AS name FROM unmet) AS told
-  JOIN journal AS j ON j.psp_reference = told.name AND j.psp_reference <> '' AND j.kind = 1
-  JOIN entry AS e ON e.journal_id = j.journal_id AND e.line = 0
-  WHERE e.account_kind = 1 AND e.source = :source
-    AND e.create_time >= cast(:look_back_time AS timestamptz)
-)
-""",
-        of_captures="""
-       (SELECT captures FROM capture) AS captures,
-       (SELECT count(*) FROM day_line WHERE capture_id IS NOT NULL)
-       + (SELECT count(*) FROM unmet WHERE
-            EXISTS (SELECT FROM journal AS j WHERE j.order_id = unmet.order_id AND j.kind = 1)
-            OR names && ARRAY(SELECT psp_reference FROM name)
-         ) AS met,
-       (SELECT nameless FROM capture) AS nameless,
-       (SELECT coalesce(sum(hashtextextended(operation_id::text, state)), 0)
-        FROM registered) AS registered
-""",
-    )
-)
 
 # Days that a day before them may have completed by now; of which a line waited for its
 # capture, and the capture came; or of whose operation the register says something else.
@@ -308,19 +218,6 @@ async def read_files(connection: AsyncConnection, source: str, day: date) -> tup
     return tuple(rows.scalars())
 
 
-async def begin(
-    connection: AsyncConnection, files: tuple[UUID, ...], day: Parameters, *, is_bank: bool
-) -> Inputs:
-    """Makes the day's working tables, and reads what the result of a run depends on.
-
-    Once in a transaction, before `run`.
-    """
-    for statement in store_day.BEGIN_BANK if is_bank else store_day.BEGIN_PSP:
-        await connection.execute(statement, day)
-    row = (await connection.execute(_BANK_INPUTS if is_bank else _PSP_INPUTS, day)).one()
-    return Inputs(files, *row)
-
-
 async def read_late_days(connection: AsyncConnection, source: str, day: date) -> list[date]:
     """Other days that have to be reconciled again, because a capture came late."""
     rows = await connection.execute(_LATE_DAYS, {"source": source, "day": day})
@@ -340,7 +237,7 @@ _BANK = (*store_bank.PASSES, store_bank.LINES, store_bank.LEDGER, store_findings
 async def run(
     connection: AsyncConnection, inputs: Inputs, day: Parameters, *, is_bank: bool
 ) -> None:
-    """Matches, finds, posts and proves a day, as the run of these parameters; after `begin`."""
+    """Matches, finds, posts and proves a day that has begun, as the run of these parameters."""
     balances = store_post.BANK_BALANCES if is_bank else store_post.BALANCES
     given = {
         **day, "files": list(inputs.files), "lines": inputs.lines, "state": int(RunState.OPEN)

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import pickle
 import uuid
 from datetime import UTC, datetime
 from typing import Any
@@ -9,12 +10,14 @@ from typing import Any
 import pytest
 from hypothesis import given
 from hypothesis import strategies as st
+from paymesh.executor.v1 import executor_read_service_pb2 as read_pb
 from paymesh.payment.v1 import payment_pb2
 
 from executor_svc import domain
 from executor_svc.domain import (
     MOVES,
     RESENDABLE,
+    RESTART_MOVES,
     RESTING,
     TRANSITIONS,
     Answer,
@@ -35,6 +38,7 @@ from executor_svc.domain import (
     Stored,
 )
 from mesh.money import MAX_AMOUNT_MINOR, Money
+from tests.support.values import numbers, on_the_wire
 
 # Every pair, written out a second time on purpose: one line a pair, as one would say it.
 EXPECTED = """
@@ -166,18 +170,34 @@ def test_what_rests_is_neither_resent_nor_moved() -> None:
     assert all(not move.origins & RESTING for move in MOVES.values())
 
 
-def test_the_numbers_are_those_of_the_wire() -> None:
-    assert {k.name: k.value for k in Kind} == _wire(payment_pb2.OperationKind, "OPERATION_KIND_")
-    assert {c.name: c.value for c in DeclineCategory} == _wire(
-        payment_pb2.DeclineCategory, "DECLINE_CATEGORY_"
-    )
-    assert {s.name: s.value for s in Source if s} == _wire(
-        payment_pb2.EvidenceSource, "EVIDENCE_SOURCE_"
-    )
+@pytest.mark.parametrize("outcome", Outcome)
+def test_in_an_operators_round_evidence_moves_what_is_parked_and_its_lack_does_not(
+    outcome: Outcome,
+) -> None:
+    move, restart = MOVES[outcome], RESTART_MOVES[outcome]
+    evidence = {Outcome.CAPTURED, Outcome.DECLINED, Outcome.PENDING, Outcome.WRONG_AMOUNT}
+    assert restart.target is move.target
+    assert restart.origins - move.origins == ({State.PARKED} if outcome in evidence else set())
+    assert move.origins <= restart.origins
+    # Not even an operator moves what is settled.
+    assert not restart.origins & {State.CAPTURED, State.DECLINED}
 
 
-def _wire(enum: Any, prefix: str) -> dict[str, int]:
-    return {name.removeprefix(prefix): number for name, number in enum.items() if number}
+@pytest.mark.parametrize(
+    ("ours", "wire", "prefix"),
+    [
+        (Kind, payment_pb2.OperationKind, "OPERATION_KIND_"),
+        (DeclineCategory, payment_pb2.DeclineCategory, "DECLINE_CATEGORY_"),
+        (Source, payment_pb2.EvidenceSource, "EVIDENCE_SOURCE_"),
+        (State, read_pb.ExecutionState, "EXECUTION_STATE_"),
+    ],
+)
+def test_the_numbers_are_those_of_the_wire(ours: Any, wire: Any, prefix: str) -> None:
+    assert numbers(ours) == on_the_wire(wire, prefix)
+
+
+def test_no_evidence_is_what_the_wire_leaves_out() -> None:
+    assert int(Source.NONE) == payment_pb2.EVIDENCE_SOURCE_UNSPECIFIED
 
 
 # --- answers of the PSP ----------------------------------------------------------------
@@ -271,6 +291,31 @@ def test_a_differing_field_is_named(change: dict[str, Any], field: str) -> None:
 
 def test_the_same_operation_differs_in_nothing() -> None:
     assert domain.differences(OPERATION._replace(), OPERATION) == ()
+
+
+def test_a_field_that_is_greater_or_smaller_differs_alike() -> None:
+    small = OPERATION._replace(order_id=uuid.UUID(int=1), amount_minor=1, payment_method="a")
+    great = OPERATION._replace(order_id=uuid.UUID(int=2), amount_minor=2, payment_method="z")
+    for asked, stored in [(small, great), (great, small)]:
+        named = ("order_id", "amount.amount_minor", "payment_method")
+        assert domain.differences(asked, stored) == named
+
+
+def test_equal_fields_of_two_reads_are_no_difference() -> None:
+    """What comes from the wire is never the very object that comes from the database."""
+    asked, stored = (
+        pickle.loads(pickle.dumps(OPERATION._replace(payment_method=token)))
+        for token in ("tok_ok", "tok_other")
+    )
+    assert domain.differences(asked, stored) == ("payment_method",)
+
+
+def test_an_operations_ids_are_those_of_the_log() -> None:
+    assert {name: uuid.UUID(value) for name, value in OPERATION.ids.items()} == {
+        "payment_id": OPERATION.payment_id,
+        "order_id": OPERATION.order_id,
+        "operation_id": OPERATION.operation_id,
+    }
 
 
 def stored(state: State, psp_reference: str = "ref") -> Stored:

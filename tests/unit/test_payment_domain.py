@@ -2,34 +2,54 @@
 
 from __future__ import annotations
 
+import pickle
+from dataclasses import replace
 from itertools import product
+from typing import Any
+from uuid import UUID
 
 import pytest
 from hypothesis import given
 from hypothesis import strategies as st
+from paymesh.payment.v1 import payment_pb2 as pb
 
 from mesh import ids
 from mesh.errors import Reason
-from mesh.money import MAX_AMOUNT_MINOR
+from mesh.money import MAX_AMOUNT_MINOR, Money
+from payment_svc import domain
 from payment_svc.domain import (
     OPEN_STATES,
     TRANSITIONS,
+    Captured,
     CaptureMethod,
+    Declined,
+    Delayed,
+    Evidence,
     FailurePolicy,
     NewOrder,
     NewPayment,
+    NewRetry,
+    News,
+    OperationState,
     OrderState,
+    Parked,
     PaymentState,
+    Pending,
     Result,
+    Settled,
+    Unknown,
     check_amounts,
     differences,
     items_of,
     next_state,
     payment_state,
+    request_id_reused,
 )
 from payment_svc.schedule import Backoff, Schedule
+from tests.support.payments import progress
+from tests.support.values import assert_value, numbers, on_the_wire
 
-S, R, P = OrderState, Result, PaymentState
+S, R, P, L = OrderState, Result, PaymentState, OperationState
 
 TERMINAL = {S.SUCCEEDED, S.DECLINED, S.NOT_CHARGED, S.VOIDED, S.EXPIRED}
 
@@ -149,7 +169,11 @@ def test_the_cap_is_per_currency_and_inclusive() -> None:
 
 
 def test_equal_requests_do_not_differ() -> None:
-    assert differences(payment(), payment()) == []
+    # What is stored is read back: equal, and never the very objects of the request.
+    asked = payment(order(1000, reference="order-4711"), metadata={"a": "b"})
+    stored = pickle.loads(pickle.dumps(asked))
+    assert stored.orders[0].reference is not asked.orders[0].reference
+    assert differences(asked, stored) == []
 
 
 @pytest.mark.parametrize(
@@ -171,6 +195,193 @@ def test_each_field_in_which_requests_differ_is_named(
     changed: NewPayment, fields: list[str]
 ) -> None:
     assert differences(changed, payment()) == fields
+
+
+def test_a_field_that_is_greater_or_smaller_differs_alike() -> None:
+    for before, after in [("a", "z"), ("z", "a")]:
+        assert differences(payment(buyer_id=after), payment(buyer_id=before)) == ["buyer_id"]
+    one, two = payment(order()), payment(order(), order())
+    assert differences(one, two) == differences(two, one) == ["orders"]
+    for before_minor, after_minor in [(1, 2), (2, 1)]:
+        assert differences(payment(order(after_minor)), payment(order(before_minor))) == [
+            "orders[0].amount.amount_minor"
+        ]
+
+
+@pytest.mark.parametrize("currencies", [("EUR", "USD"), ("USD", "EUR")])
+def test_the_sum_that_is_too_much_is_that_of_its_currency(currencies: tuple[str, str]) -> None:
+    too_much, within = currencies
+    refusal = check_amounts(
+        [order(MAX_AMOUNT_MINOR, too_much), order(1, within), order(2, too_much)]
+    )
+    assert refusal is not None
+    (violation,) = refusal.violations
+    assert violation.description == (
+        f"the amounts in {too_much} add up to more than {MAX_AMOUNT_MINOR}"
+    )
+
+
+def test_a_used_request_id_is_refused_with_the_fields_that_differ() -> None:
+    refusal = request_id_reused(["buyer_id", "orders"])
+    assert refusal.reason is Reason.REQUEST_ID_REUSED
+    assert refusal.metadata == {"fields": "buyer_id,orders"}
+
+
+def test_an_order_goes_onto_the_conveyor_as_it_was_asked_for() -> None:
+    new = payment(
+        order(100, "EUR", "ada", commission_minor=7), order(200, "JPY", "bea"), payment_method="m"
+    )
+    first, second = items_of(new, epoch=3)
+    assert (first.position, second.position) == (0, 1)
+    assert (first.amount_minor, first.currency_code, first.commission_minor) == (100, "EUR", 7)
+    assert (second.amount_minor, second.currency_code, second.commission_minor) == (200, "JPY", 0)
+    assert (first.seller_id, second.seller_id) == ("ada", "bea")
+    for position, item in enumerate((first, second)):
+        assert item.payment_id == new.payment_id
+        assert item.order_id == ids.order_id(new.payment_id, position)
+        assert item.payment_method == "m"
+        assert (item.state, item.attempt, item.epoch) == (S.PROCESSING, 0, 3)
+
+
+def test_a_first_trip_is_nobody_s_restart_and_brings_no_evidence() -> None:
+    (item,) = items_of(payment(), epoch=1)
+    assert item.restart is False
+    assert item.settled is None
+
+
+def test_an_item_s_ids_are_those_of_the_log() -> None:
+    (item,) = items_of(payment(), epoch=1)
+    assert {name: UUID(value) for name, value in item.ids.items()} == {
+        "payment_id": item.payment_id,
+        "order_id": item.order_id,
+        "operation_id": item.operation_id,
+    }
+
+
+def test_what_identifies_a_buyer_is_in_no_log_line() -> None:
+    new = payment(payment_method="tok_secret", metadata={"phone": "secret"})
+    (item,) = items_of(new, epoch=1)
+    assert "secret" not in repr(new)
+    assert "secret" not in repr(item)
+
+
+def test_an_operators_retry_has_one_key_for_each_request() -> None:
+    asked = NewRetry(ids.payment_id("default", "r"), "ops", "retry-1", "the PSP put it right")
+    assert asked.retry_id == replace(asked, note="once more").retry_id
+    others = [
+        replace(asked, payment_id=ids.payment_id("default", "s")),
+        replace(asked, caller="other"),
+        replace(asked, request_id="retry-2"),
+    ]
+    assert len({asked.retry_id, *(other.retry_id for other in others)}) == 4
+
+
+@pytest.mark.parametrize(
+    ("before", "after", "learnt", "delayed", "news"),
+    [
+        (S.PROCESSING, S.SUCCEEDED, L.SUCCEEDED, False, News.IF_REGISTERED),
+        (S.PROCESSING, S.CAPTURED, L.SUCCEEDED, True, News.IF_REGISTERED),
+        (S.PARKED, S.SUCCEEDED, L.SUCCEEDED, False, News.IF_REGISTERED),
+        (S.PROCESSING, S.PARKED, L.SUCCEEDED, False, News.ALWAYS),  # booking was refused
+        (S.PROCESSING, S.DECLINED, L.FAILED, False, News.ALWAYS),
+        (S.PROCESSING, S.UNKNOWN, L.UNKNOWN, False, News.ALWAYS),
+        (S.UNKNOWN, S.UNKNOWN, L.UNKNOWN, False, News.IF_NOT_REGISTERED),
+        (S.UNKNOWN, S.PARKED, L.UNKNOWN, False, News.ALWAYS),
+        (S.PARKED, S.PARKED, L.UNKNOWN, False, News.ALWAYS),  # perhaps for another reason
+        (S.UNKNOWN, S.PROCESSING, L.PENDING, False, News.ALWAYS),
+        (S.PROCESSING, S.PROCESSING, L.PENDING, False, News.IF_NOT_REGISTERED),
+        (S.PROCESSING, S.PROCESSING, None, True, News.NONE),
+        (S.UNKNOWN, S.UNKNOWN, None, True, News.NONE),
+        (S.PARKED, S.PARKED, None, True, News.NONE),
+    ],
+)
+def test_what_a_trip_has_to_tell_the_register(
+    before: OrderState,
+    after: OrderState,
+    learnt: OperationState | None,
+    delayed: bool,
+    news: News,
+) -> None:
+    (item,) = items_of(payment(), epoch=1)
+    trip = progress(replace(item, state=before), after, operation_state=learnt, delayed=delayed)
+    assert trip.news is news
+
+
+def test_news_that_put_an_operation_into_the_register_are_above_those_that_do_not() -> None:
+    assert News.NONE < News.IF_REGISTERED < min(News.IF_NOT_REGISTERED, News.ALWAYS)
+    assert len(set(News)) == 4
+
+
+@pytest.mark.parametrize(
+    ("ours", "wire", "prefix"),
+    [
+        (OrderState, pb.OrderState, "ORDER_STATE_"),
+        (PaymentState, pb.PaymentState, "PAYMENT_STATE_"),
+        (OperationState, pb.OperationState, "OPERATION_STATE_"),
+        (Evidence, pb.EvidenceSource, "EVIDENCE_SOURCE_"),
+    ],
+)
+def test_the_numbers_are_those_of_the_wire(ours: Any, wire: Any, prefix: str) -> None:
+    assert numbers(ours) == on_the_wire(wire, prefix)
+
+
+def test_what_is_built_of_a_list_of_the_contract_has_its_number() -> None:
+    assert int(FailurePolicy.BEST_EFFORT) == pb.FAILURE_POLICY_BEST_EFFORT
+    assert int(CaptureMethod.AUTOMATIC) == pb.CAPTURE_METHOD_AUTOMATIC
+    assert pb.OPERATION_KIND_CHARGE == domain.CHARGE
+    assert int(Evidence.NONE) == pb.EVIDENCE_SOURCE_UNSPECIFIED
+
+
+def test_the_stored_version_of_a_request_is_the_first_while_no_field_was_added() -> None:
+    # Rows of this version are compared by these fields; a field more needs another version.
+    assert domain.REQUEST_VERSION == 1
+    everything = payment(
+        order(2, "USD", "z", commission_minor=1, reference="z"),
+        buyer_id="z",
+        payment_method="z",
+        metadata={"z": "z"},
+    )
+    assert differences(everything, payment()) == [
+        "buyer_id",
+        "payment_method",
+        "metadata",
+        "orders[0].seller_id",
+        "orders[0].amount.amount_minor",
+        "orders[0].amount.currency_code",
+        "orders[0].commission.amount_minor",
+        "orders[0].reference",
+    ]
+
+
+MONEY = Money(1, "EUR")
+
+
+@pytest.mark.parametrize(
+    "value",
+    [
+        Captured("psp_1", None, "psp", Evidence.PSP_ANSWER),
+        Declined(1, "code", "psp_1", Evidence.PSP_ANSWER),
+        Pending("psp_1"),
+        Unknown(),
+        Parked("WHY: so", poll=False),
+        Delayed("why"),
+        order(),
+        payment(),
+        NewRetry(UUID(int=1), "caller", "r", "note"),
+        Settled(MONEY, None, "psp_1", "psp"),
+        progress(items_of(payment(), 1)[0], S.SUCCEEDED),
+    ],
+    ids=lambda value: type(value).__name__,
+)
+def test_what_was_asked_or_learnt_is_never_changed(value: object) -> None:
+    assert_value(value)
+
+
+def test_an_item_moves_and_carries_no_dict() -> None:
+    (item,) = items_of(payment(), epoch=1)
+    item.attempt += 1
+    assert item.attempt == 1
+    assert not hasattr(item, "__dict__")
 
 
 def test_items_carry_computed_ids_so_that_a_retry_carries_the_same() -> None:

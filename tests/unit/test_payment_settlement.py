@@ -8,19 +8,12 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from mesh import ids
 from mesh.money import MAX_AMOUNT_MINOR, Money
 from mesh.settlement_file import Kind
 from payment_svc.domain import (
-    Item,
-    News,
-    OperationState,
-    OrderState,
     Settled,
-    items_of,
 )
 from payment_svc.settlement import Line, Unclear, judge
-from tests.support.payments import new_payment, progress
 
 ASKED = Money(10_000, "EUR")
 CHARGE = Line("f" * 32, 1, "psp", "CHARGE", "EUR", 9_680, 10_000, 320, "psp-1")
@@ -120,46 +113,3 @@ def test_only_one_charge_in_the_right_currency_ever_moves_money(lines: list[Line
         assert 1 <= proof.amount.amount_minor <= MAX_AMOUNT_MINOR
         assert proof.fee is None or 1 <= proof.fee.amount_minor <= MAX_AMOUNT_MINOR
         assert proof.amount.amount_minor in (charge.gross_minor, charge.amount_minor)
-
-
-# --- what the register is told -----------------------------------------------------------
-
-
-def item(state: OrderState) -> Item:
-    (one,) = items_of(new_payment(), 1)
-    assert one.operation_id == ids.first_charge_id(one.order_id)
-    return replace(one, state=state)
-
-
-_S = OrderState
-_SUCCEEDED, _FAILED = OperationState.SUCCEEDED, OperationState.FAILED
-_UNKNOWN, _PENDING = OperationState.UNKNOWN, OperationState.PENDING
-
-
-@pytest.mark.parametrize(
-    ("before", "after", "learnt", "delayed", "news"),
-    [
-        (_S.PROCESSING, _S.SUCCEEDED, _SUCCEEDED, False, News.IF_REGISTERED),
-        (_S.PROCESSING, _S.CAPTURED, _SUCCEEDED, True, News.IF_REGISTERED),
-        (_S.PARKED, _S.SUCCEEDED, _SUCCEEDED, False, News.IF_REGISTERED),
-        (_S.PROCESSING, _S.PARKED, _SUCCEEDED, False, News.ALWAYS),  # booking was refused
-        (_S.PROCESSING, _S.DECLINED, _FAILED, False, News.ALWAYS),
-        (_S.PROCESSING, _S.UNKNOWN, _UNKNOWN, False, News.ALWAYS),
-        (_S.UNKNOWN, _S.UNKNOWN, _UNKNOWN, False, News.IF_NOT_REGISTERED),
-        (_S.UNKNOWN, _S.PARKED, _UNKNOWN, False, News.ALWAYS),
-        (_S.PARKED, _S.PARKED, _UNKNOWN, False, News.ALWAYS),  # perhaps for another reason
-        (_S.PROCESSING, _S.PROCESSING, _PENDING, False, News.IF_NOT_REGISTERED),
-        (_S.PROCESSING, _S.PROCESSING, None, True, News.NONE),
-        (_S.UNKNOWN, _S.UNKNOWN, None, True, News.NONE),
-        (_S.PARKED, _S.PARKED, None, True, News.NONE),
-    ],
-)
-def test_what_a_trip_has_to_tell_the_register(
-    before: OrderState,
-    after: OrderState,
-    learnt: OperationState | None,
-    delayed: bool,
-    news: News,
-) -> None:
-    made = progress(item(before), after, operation_state=learnt, delayed=delayed)
-    assert made.news is news

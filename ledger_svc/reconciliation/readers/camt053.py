@@ -31,6 +31,7 @@ from ledger_svc.reconciliation.readers.xml_stream import (
     XmlStream,
     local_name,
     namespace,
+    split_tag,
 )
 
 _MESSAGE = "BkToCstmrStmt"
@@ -45,6 +46,8 @@ _PARENTS = {
     "Ntry": "Stmt",
     "TxDtls": "NtryDtls",
 }
+# Those whose beginning counts; of the others only the end.
+_BEGUN = frozenset({_MESSAGE, "Stmt", "Ntry"})
 
 
 def read(source: Source, format_name: str) -> Iterator[Line | Statement]:
@@ -69,16 +72,19 @@ class _Reader:
         self._head: Head | None = None
         self._held: Transaction | None = None
         self._details = 0
+        self._where = f"/{_MESSAGE}"
 
     def lines(self) -> Iterator[Line]:
         """Every line, in the order of the file."""
         for event, element in self._stream.events():
-            name = local_name(element)
+            space, name = split_tag(element.tag)
+            if event == "start" and name not in _BEGUN:
+                continue
             if name == _MESSAGE:
                 if event == "start":
                     self._begin(element)
                 continue
-            if namespace(element) != self._namespace:
+            if space != self._namespace:
                 continue  # what a bank added of its own (SplmtryData)
             parent = element.getparent()
             if parent is None or local_name(parent) != _PARENTS[name]:
@@ -95,13 +101,6 @@ class _Reader:
         for at, tally in enumerate(self._pages.finish()):
             yield tally.statement(at, self._format)
 
-    @property
-    def _where(self) -> str:
-        if not self._statements:
-            return f"/{_MESSAGE}"
-        entry = f"/Ntry[{self._entries}]" if self._entries else ""
-        return f"/{_MESSAGE}/Stmt[{self._statements}]{entry}"
-
     def _begin(self, element: Element) -> None:
         if self._namespace is not None:
             raise ReadError(ReadReason.UNEXPECTED_FIELD, f"/{_MESSAGE}", "a second message")
@@ -116,9 +115,11 @@ class _Reader:
         if name == "Stmt":
             self._statements += 1
             self._entries = 0
+            self._where = f"/{_MESSAGE}/Stmt[{self._statements}]"
             self._statement = CamtStatement(self._pages, self._message_page)
         elif name == "Ntry":
             self._entries += 1
+            self._where = f"/{_MESSAGE}/Stmt[{self._statements}]/Ntry[{self._entries}]"
             self._head = self._held = None
             self._details = 0
 

@@ -5,7 +5,7 @@ from __future__ import annotations
 from collections.abc import Iterator, Mapping
 
 from ledger_svc.reconciliation.readers.model import ReadError, ReadReason
-from ledger_svc.reconciliation.readers.xml_stream import Element
+from ledger_svc.reconciliation.readers.xml_stream import Element, split_tag
 
 _FLAGS = {"true": True, "1": True, "false": False, "0": False}
 
@@ -36,14 +36,12 @@ _ONCE = frozenset({"Amt", "CdtDbtInd", "Sts", "Tp", "RvslInd", "BookgDt", "ValDt
 
 def parts(element: Element, where: str) -> Mapping[str, Element]:
     """The children by local name, the first of each, in one pass. Raises ReadError."""
-    tag = str(element.tag)
-    prefix = tag[: tag.rfind("}") + 1]
+    space, _ = split_tag(element.tag)
     found: dict[str, Element] = {}
     for one in element:
-        name = str(one.tag)
-        if not name.startswith(prefix):
+        its_space, name = split_tag(one.tag)
+        if its_space != space:
             continue
-        name = name[len(prefix) :]
         if name in found and name in _ONCE:
             raise ReadError(ReadReason.UNEXPECTED_FIELD, f"{where}/{name}", "this is there twice")
         found.setdefault(name, one)

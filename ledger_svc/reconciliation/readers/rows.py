@@ -22,44 +22,65 @@ class Row(NamedTuple):
 
 
 def rows(source: Source, *, final_line_end: bool = False) -> Iterator[Row]:
-    """The rows of a CSV file (RFC 4180), after its header.
+    """The rows of a CSV file, after its header. Raises ReadError as Table does."""
+    table = Table(source, final_line_end=final_line_end)
+    for cells in table.records():
+        yield table.row(cells)
 
-    final_line_end: the last row must have one, or the file was cut. Blank lines are passed
-    over. Raises ReadError: BAD_ROW, BAD_ENCODING, RECORD_TOO_LONG, FILE_CUT.
+
+class Table:
+    """A CSV file (RFC 4180), record by record: for millions of them cheaper than rows.
+
+    final_line_end: the last row must have one, or the file was cut.
     """
-    text = _Text(source)
-    reader = csv.reader(text, strict=True)
-    header: list[str] | None = None
-    while True:
-        text.begin_row()
+
+    def __init__(self, source: Source, *, final_line_end: bool = False) -> None:
+        self.header: list[str] = []
+        self.number = 0
+        """The line in which the record began that was taken last."""
+        self._text = _Text(source)
+        self._final_line_end = final_line_end
+
+    def row(self, cells: list[str]) -> Row:
+        """The record that was taken last, by column."""
+        return Row(f"line {self.number}", dict(zip(self.header, cells, strict=True)))
+
+    def records(self) -> Iterator[list[str]]:
+        """The stripped cells of each record after the header; blank lines are passed over.
+
+        Raises ReadError: BAD_ROW, BAD_ENCODING, RECORD_TOO_LONG, FILE_CUT.
+        """
+        text = self._text
+        reader = csv.reader(text.lines(), strict=True)
+        width = 0
         try:
-            cells = next(reader, None)
+            for cells in reader:
+                self.number, text.row_from = text.row_from, reader.line_num + 1
+                if not any(cells):
+                    continue
+                if not width:
+                    self.header = _checked(cells, text.where(self.number))
+                    width = len(cells)
+                    continue
+                if len(cells) != width:
+                    # The last line of all that has no end was cut.
+                    cut = text.ended_at == reader.line_num
+                    raise ReadError(
+                        ReadReason.FILE_CUT if cut else ReadReason.BAD_ROW,
+                        text.where(self.number),
+                        f"{len(cells)} cells, and the header has {width} columns",
+                    )
+                yield list(map(str.strip, cells))
         except csv.Error as error:
+            where = text.where(text.row_from)
             if text.at_end:
                 raise ReadError(
-                    ReadReason.FILE_CUT, text.where, "the file ends within a quoted cell"
+                    ReadReason.FILE_CUT, where, "the file ends within a quoted cell"
                 ) from None
             # Its messages name the rule that is broken, never the text.
-            raise ReadError(ReadReason.BAD_ROW, text.where, f"no CSV: {error}") from None
-        if cells is None:
-            break
-        if not any(cells):
-            continue
-        if header is None:
-            header = _checked(cells, text.where)
-            continue
-        if len(cells) != len(header):
-            cut = not text.ended
-            raise ReadError(
-                ReadReason.FILE_CUT if cut else ReadReason.BAD_ROW,
-                text.where,
-                f"{len(cells)} cells, and the header has {len(header)} columns",
-            )
-        yield Row(
-            text.where, {name: cell.strip() for name, cell in zip(header, cells, strict=True)}
-        )
-    if final_line_end and not text.ended:
-        raise ReadError(ReadReason.FILE_CUT, "end of file", "the last row has no line end")
+            raise ReadError(ReadReason.BAD_ROW, where, f"no CSV: {error}") from None
+        if self._final_line_end and text.ended_at is not None:
+            raise ReadError(ReadReason.FILE_CUT, "end of file", "the last row has no line end")
 
 
 def header_of(head: bytes) -> list[str]:
@@ -78,40 +99,40 @@ def _checked(header: list[str], where: str) -> list[str]:
     return names
 
 
-class _Text(Iterator[str]):
+class _Text:
     """The lines for csv.reader, which asks for more while a quote is open."""
 
     def __init__(self, source: Source) -> None:
-        self._lines = source.lines()
-        self._limits = source.limits
-        self._number = 0
-        self._row_bytes = 0
-        self._first = 1
-        self.ended = True
+        self._source = source
+        self.row_from = 1
+        """The line in which the next row begins."""
+        self.ended_at: int | None = None
+        """The last line, if it has no end."""
         self.at_end = False
 
-    @property
-    def where(self) -> str:
-        """The line in which the row began."""
-        return f"line {self._first}"
+    @staticmethod
+    def where(number: int) -> str:
+        """The place of a line."""
+        return f"line {number}"
 
-    def begin_row(self) -> None:
-        """What comes now is another row."""
-        self._row_bytes = 0
-        self._first = self._number + 1
-
-    def __next__(self) -> str:
-        line = next(self._lines, None)
-        if line is None:
-            self.at_end = True
-            raise StopIteration
-        self._number, self.ended = line.number, line.ended
-        self._row_bytes += len(line.text)
-        if self._row_bytes > self._limits.record_bytes:
-            raise record_too_long(self.where, self._limits)
-        try:
-            return line.text.decode() + "\n"
-        except UnicodeDecodeError:
-            raise ReadError(
-                ReadReason.BAD_ENCODING, f"line {line.number}", "this is not UTF-8"
-            ) from None
+    def lines(self) -> Iterator[str]:
+        """One after the other, each with LF as its end."""
+        most = self._source.limits.record_bytes
+        number = held = 0
+        for block in self._source.blocks():
+            for line in block:
+                number += 1
+                # A row may go on over several lines.
+                held = len(line) if number == self.row_from else held + len(line)
+                if held > most:
+                    raise record_too_long(self.where(self.row_from), self._source.limits)
+                try:
+                    text = line.decode()
+                except UnicodeDecodeError:
+                    raise ReadError(
+                        ReadReason.BAD_ENCODING, self.where(number), "this is not UTF-8"
+                    ) from None
+                if text[-1] != "\n":
+                    self.ended_at = number
+                yield text
+        self.at_end = True

@@ -70,21 +70,31 @@ class Source:
 
         Ends: LF, CR LF or CR.
         """
+        number = 0
+        for block in self.blocks():
+            for line in block:
+                number += 1
+                text = line.removesuffix(b"\n")
+                yield TextLine(number, text, ended=len(text) < len(line))
+
+    def blocks(self) -> Iterator[list[bytes]]:
+        """The same lines, many at a time, each with LF for its end; the last may have none."""
         mark = self.charset
         raw = self.utf8(mark) if mark and mark != "utf-8" else self._plain()
         number, rest = 0, b""
         for chunk in raw:
-            pieces = (rest + chunk).splitlines(keepends=True)
+            data = rest + chunk
             # A CR at the end may be the half of a CR LF.
-            rest = pieces.pop() if pieces and not pieces[-1].endswith(b"\n") else b""
-            for piece in pieces:
-                number += 1
-                yield TextLine(number, piece.rstrip(b"\r\n"), ended=True)
+            cut = max(data.rfind(b"\n"), data.rfind(b"\r", 0, len(data) - 1)) + 1
+            rest = data[cut:]
+            if cut:
+                block = _with_lf(data[:cut]).splitlines(keepends=True)
+                number += len(block)
+                yield block
             if len(rest) > self.limits.record_bytes:
                 raise record_too_long(f"line {number + 1}", self.limits)
         if rest:
-            text = rest.rstrip(b"\r")
-            yield TextLine(number + 1, text, ended=len(text) < len(rest))
+            yield [_with_lf(rest)]
 
     def _plain(self) -> Iterator[bytes]:
         done = 0
@@ -111,6 +121,10 @@ class Source:
     @staticmethod
     def _undecodable(charset: str, byte: int) -> ReadError:
         return ReadError(ReadReason.BAD_ENCODING, f"byte {byte}", f"this is not {charset}")
+
+
+def _with_lf(data: bytes) -> bytes:
+    return data.replace(b"\r\n", b"\n").replace(b"\r", b"\n") if b"\r" in data else data
 
 
 def record_too_long(where: str, limits: Limits) -> ReadError:

@@ -5,6 +5,7 @@ from __future__ import annotations
 import codecs
 import re
 from collections.abc import Iterable, Iterator
+from functools import lru_cache
 from typing import Any, cast
 
 from lxml import etree
@@ -107,13 +108,20 @@ def charset_of(source: Source) -> str:
 
 def local_name(element: Element) -> str:
     """The element's name without its namespace."""
-    return str(element.tag).rpartition("}")[2]
+    return split_tag(element.tag)[1]
 
 
 def namespace(element: Element) -> str:
     """The element's namespace; empty if it has none."""
-    tag = str(element.tag)
-    return tag[1:].partition("}")[0] if tag.startswith("{") else ""
+    return split_tag(element.tag)[0]
+
+
+# A message has a hundred names and millions of elements.
+@lru_cache(maxsize=1024)
+def split_tag(tag: object) -> tuple[str, str]:
+    """The namespace, empty if there is none, and the local name."""
+    space, _, name = str(tag).rpartition("}")
+    return space.removeprefix("{"), name
 
 
 def _without_dtd(chunks: Iterator[bytes]) -> Iterator[bytes]:
