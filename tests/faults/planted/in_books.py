@@ -127,14 +127,13 @@ def lines_doubled(patch: Patch) -> None:
     """(32) re-ingest doubles lines: a file that comes again is another file, another statement."""
     real = files._store
 
-    async def store(connection: AsyncConnection, delivery: Delivery, judged: Judged) -> StoredFile:
+    async def store(
+        connection: AsyncConnection, delivery: Delivery, judged: Judged, rows: Any
+    ) -> StoredFile:
         salt = secrets.token_bytes(32)
         statements = [replace(one, identity=salt.hex()) for one in judged.statements]
-        return await real(
-            connection,
-            delivery._replace(sha256=salt),
-            Judged(judged.verdict, statements, judged.rows),
-        )
+        another = delivery._replace(sha256=salt)
+        return await real(connection, another, replace(judged, statements=statements), rows)
 
     patch.setattr(files, "_store", store)
 
