@@ -88,7 +88,8 @@ faults-all: setup ## all pairs of all flows, 20,000 triples and 10,000 races; ta
 	$(BIN)/python -m tests.faults.engine --all --triples 20000
 	$(BIN)/python -m tests.faults.engine --races 10000
 
-faults-real: setup ## kill real services and PostgreSQL under load, then compare the books
+faults-real: setup ## kill and stop real services at named moments (PAIRS=500) and under load
+	$(BIN)/python -m tests.faults.real --pairs $(or $(PAIRS),500)
 	$(BIN)/pytest tests/faults -m slow
 
 planted: setup ## plant 35 bugs, each of which must be caught: docs/planted-bugs.md
@@ -99,7 +100,8 @@ night: setup ## seed 100,000 payments with faults of each class, and mix 20,000 
 	$(BIN)/pytest tests/night -m slow
 
 mutants: setup ## change the rules one place at a time: a unit test must fail (FILES=… JOBS=…)
-	$(BIN)/python tools/mutants.py $(if $(JOBS),--jobs $(JOBS)) $(FILES)
+	$(BIN)/python -m tools.mutants $(if $(JOBS),--jobs $(JOBS)) \
+		$(or $(FILES),--report docs/mutation.md)
 
 # Readable for the services, which are not root, in a folder that is closed: see docker-compose.yml.
 secrets: ## the passwords of docker-compose.yml; those that are there stay

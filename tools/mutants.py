@@ -1,8 +1,9 @@
 """Test the tests: change the rules in one place, and see that a unit test fails; and so on.
 
-`python tools/mutants.py` takes each mutant that cosmic-ray makes of the files in TESTS, runs the
-file's unit tests on it, and prints the figures and what survived. It fails where fewer than
-LEAST_PERCENT of a file's mutants were killed. docs/mutation.md explains figures and survivors.
+`python -m tools.mutants` takes each mutant that cosmic-ray makes of the files in TESTS, runs the
+file's unit tests on it, and prints what survived, and the figures. It fails where too few of a
+file's mutants were killed, and where tools/survivors.toml, which explains each survivor, is not
+true. docs/mutation.md says more.
 
 A mutant is never written to a file: a process that has loaded everything but the services and
 the tests is forked for it, and meets the changed text when it imports the file. That makes a
@@ -12,7 +13,6 @@ mutant cost a third of what a new process costs.
 import argparse
 import ast
 import contextlib
-import difflib
 import gc
 import io
 import multiprocessing
@@ -36,9 +36,12 @@ from cosmic_ray.ast import ast_nodes, get_ast
 from cosmic_ray.mutating import mutate_code
 from cosmic_ray.plugins import get_operator, operator_names
 
+from tools import survivors
+from tools.survivors import Change, Trial
+
 ROOT = Path(__file__).resolve().parent.parent
 
-LEAST_PERCENT = 90
+EXPLAINED = ROOT / "tools" / "survivors.toml"
 
 TESTS = {
     "payment_svc/domain.py": "payment_domain",
@@ -85,15 +88,13 @@ class Mutant(NamedTuple):
     line: int
     code: str
 
+    @property
+    def change(self) -> Change:
+        """What it changes."""
+        return survivors.change_of(self.file, (ROOT / self.file).read_text(), self.code)
+
     def __str__(self) -> str:
-        changes = difflib.ndiff((ROOT / self.file).read_text().split("\n"), self.code.split("\n"))
-        new, old = [], []
-        for change in changes:
-            if change.startswith("+ "):
-                new.append(change[2:].strip())
-            elif change.startswith("- "):
-                old.append(change[2:].strip())
-        return f"{self.file}:{self.line}: {' '.join(new) or 'without ' + ' '.join(old)}"
+        return f"{self.file}:{self.line}:\n{self.change}"
 
 
 class Verdict(NamedTuple):
@@ -108,9 +109,10 @@ class Verdict(NamedTuple):
         return self.exit_code == pytest.ExitCode.OK
 
     @property
-    def timed_out(self) -> bool:
-        """Whether they went on and on."""
-        return self.exit_code in (-signal.SIGXCPU, -signal.SIGKILL)
+    def trial(self) -> Trial:
+        """What is counted. Tests that went on and on were ended by a signal."""
+        timed_out = self.exit_code in (-signal.SIGXCPU, -signal.SIGKILL)
+        return Trial(self.mutant.change, self.survived, timed_out)
 
 
 # --- mutants -----------------------------------------------------------------------------
@@ -244,44 +246,18 @@ def check_baseline(files: Sequence[str]) -> None:
 # --- figures -----------------------------------------------------------------------------
 
 
-class Figures(NamedTuple):
-    """What became of mutants; killed counts those whose tests did not end, too."""
-
-    mutants: int
-    killed: int
-    timeout: int
-
-    @property
-    def percent(self) -> float:
-        """How many of a hundred were killed."""
-        return 100 * self.killed / self.mutants
-
-    def line(self, name: str) -> str:
-        """For the table."""
-        survived = self.mutants - self.killed
-        return (
-            f"{name:36}{self.mutants:8}{self.killed:8}{survived:10}{self.timeout:9}"
-            f"{self.percent:9.1f}"
-        )
-
-
-def figures_of(verdicts: Sequence[Verdict]) -> Figures:
-    """Count."""
-    return Figures(
-        mutants=len(verdicts),
-        killed=sum(not verdict.survived for verdict in verdicts),
-        timeout=sum(verdict.timed_out for verdict in verdicts),
-    )
-
-
 def main() -> int:
     """Run the command line."""
     parser = argparse.ArgumentParser(description="Mutate the rules, and run their unit tests.")
     parser.add_argument("--jobs", type=int, default=os.cpu_count(), help="how many at a time")
+    parser.add_argument("--report", type=Path, help="put figures and explanations into this page")
     parser.add_argument("files", nargs="*", help="of the project; without any, all of them")
     arguments = parser.parse_args()
     files: list[str] = arguments.files or list(TESTS)
     jobs: int = arguments.jobs
+    report: Path | None = arguments.report
+    explanations = survivors.read(EXPLAINED)
+    explained = {change for one in explanations for change in one.changes}
 
     start = time.monotonic()
     os.chdir(ROOT)
@@ -293,24 +269,28 @@ def main() -> int:
         verdicts = []
         for verdict in pool.map(attempt, mutants):
             verdicts.append(verdict)
-            if verdict.survived:
+            if verdict.survived and verdict.mutant.change not in explained:
                 print(verdict.mutant, flush=True)
     untried = [v for v in verdicts if v.exit_code in (pytest.ExitCode.NO_TESTS_COLLECTED, 4)]
     if untried:
         raise SystemExit(f"no test was run on {untried[0].mutant}")
 
-    print(f"\n{'file':36}{'mutants':>8}{'killed':>8}{'survived':>10}{'timeout':>9}{'percent':>9}")
-    poor = []
-    for file in files:
-        figures = figures_of([verdict for verdict in verdicts if verdict.mutant.file == file])
-        print(figures.line(file))
-        if figures.percent < LEAST_PERCENT:
-            poor.append(file)
-    print(figures_of(verdicts).line("all"))
-    print(f"{time.monotonic() - start:.0f} s, {jobs} at a time")
-    if poor:
-        print(f"fewer than {LEAST_PERCENT} % killed: {', '.join(poor)}")
-    return 1 if poor else 0
+    trials = [verdict.trial for verdict in verdicts]
+    figures = survivors.figures_by_file(explanations, trials)
+    processor_s = sum(resource.getrusage(resource.RUSAGE_CHILDREN)[:2])
+    printed = (
+        f"{survivors.table(figures)}\n"
+        f"{time.monotonic() - start:.0f} s, {jobs} at a time; {processor_s:.0f} s of a processor"
+    )
+    print(f"\n{printed}")
+    found = survivors.complaints(explanations, trials)
+    if poor := survivors.poor(figures):
+        found.append(f"fewer than {survivors.LEAST_PERCENT} % killed: {', '.join(poor)}")
+    if found:
+        print("\n" + "\n".join(found))
+    elif report:
+        report.write_text(survivors.page(report.read_text(), printed, explanations))
+    return 1 if found else 0
 
 
 if __name__ == "__main__":

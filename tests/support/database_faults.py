@@ -7,12 +7,13 @@ import signal
 import time
 from collections.abc import Iterator
 from contextlib import ExitStack, contextmanager, suppress
+from pathlib import Path
 
 import psycopg
 
 from tests.support.mesh import RunningMesh, eventually
 
-_OF_SERVICES = "FROM pg_stat_activity WHERE usename LIKE '%\\_app'"
+_OF_SERVICES = "FROM pg_stat_activity WHERE right(usename, 4) = '_app'"
 
 # Where each service's own writes go first.
 FIRST_TABLE = {
@@ -25,10 +26,21 @@ FIRST_TABLE = {
 
 
 def kill_postgres(mesh: RunningMesh) -> None:
+    """Returns when its sessions have ended too: they outlive it for a moment, and may commit."""
     pid = mesh.supervisor.postgres_pid
     assert pid is not None
+    sessions = mesh.ask("admin", f"SELECT pid {_OF_SERVICES}")
     os.kill(pid, signal.SIGKILL)
     eventually(lambda: mesh.supervisor.postgres_pid is None)
+    eventually(lambda: not any(_lives(int(str(session))) for (session,) in sessions))
+
+
+def _lives(pid: int) -> bool:
+    try:
+        told = Path(f"/proc/{pid}/stat").read_text()
+    except FileNotFoundError:
+        return False
+    return told.rpartition(")")[2].split()[0] != "Z"
 
 
 def start_postgres(mesh: RunningMesh) -> None:
@@ -56,14 +68,46 @@ def pause(mesh: RunningMesh, service: str, seconds: float) -> None:
         os.kill(pid, signal.SIGCONT)
 
 
+def stop_postgres_at_once(mesh: RunningMesh) -> None:
+    """What `pg_ctl stop -m immediate` sends."""
+    pid = mesh.supervisor.postgres_pid
+    assert pid is not None
+    os.kill(pid, signal.SIGQUIT)
+    eventually(lambda: mesh.supervisor.postgres_pid is None)
+
+
 def lose_answers(mesh: RunningMesh) -> None:
     """Cuts connections whose COMMIT is done and not answered yet."""
+    with commits_hanging(mesh):
+        wait_for_commit(mesh, "payment")
+        # Let some more come and wait.
+        time.sleep(0.1)
+        cut_connections(mesh)
+
+
+@contextmanager
+def commits_hanging(mesh: RunningMesh) -> Iterator[None]:
+    """Whoever commits waits for a standby that there is not, with its work already done."""
     _configure(mesh, "SET synchronous_standby_names = 'ghost'")
-    eventually(lambda: _hanging(mesh) > 0)
-    # Let some more come and wait.
-    time.sleep(0.1)
-    cut_connections(mesh)
-    _configure(mesh, "RESET synchronous_standby_names")
+    try:
+        yield
+    finally:
+        _configure(mesh, "RESET synchronous_standby_names")
+
+
+def wait_for_commit(mesh: RunningMesh, service: str, timeout_s: float = 30.0) -> None:
+    """Until a commit of the service waits for the standby. AssertionError if none does."""
+    eventually(
+        lambda: (
+            mesh.count(
+                "admin",
+                "SELECT count(*) FROM pg_stat_activity"
+                " WHERE wait_event = 'SyncRep' AND datname = %s",
+                f"paymesh_{service}",
+            )
+            > 0
+        )
+    )
 
 
 def cut_connections(mesh: RunningMesh) -> None:
@@ -72,15 +116,6 @@ def cut_connections(mesh: RunningMesh) -> None:
         "SELECT pg_terminate_backend(pid) FROM pg_stat_activity"
         " WHERE backend_type = 'client backend' AND pid <> pg_backend_pid()"
         " AND usename LIKE '%\\_app'",
-    )
-
-
-def _hanging(mesh: RunningMesh) -> int:
-    """How many commits of payment_svc wait for the standby."""
-    return mesh.count(
-        "admin",
-        "SELECT count(*) FROM pg_stat_activity"
-        " WHERE wait_event = 'SyncRep' AND datname = 'paymesh_payment'",
     )
 
 

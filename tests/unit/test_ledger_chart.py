@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import pickle
 import uuid
 from collections import Counter
 from typing import Any
@@ -182,6 +183,30 @@ def test_another_event_names_the_fields(change: dict[str, Any], fields: set[str]
     stored, asked = chart.journals(event), chart.journals(event._replace(**change))
     assert set(chart.differences(asked, stored)) == fields
     assert set(chart.differences(stored, asked)) == fields
+
+
+def test_a_line_that_is_not_there_differs_from_the_smallest() -> None:
+    event = new_capture(pending_minor=100, commission_minor=0)
+    without = chart.journals(event)
+    smallest = chart.journals(event._replace(seller_pending_minor=99, commission_minor=1))
+    named = ("capture.commission_minor", "capture.seller_pending_minor")
+    assert chart.differences(without, smallest) == named
+    assert chart.differences(smallest, without) == named
+
+
+def test_equal_amounts_of_two_reads_are_no_difference() -> None:
+    event = new_capture(pending_minor=9_000, commission_minor=1_000, fee=Money(320, "EUR"))
+    stored = pickle.loads(pickle.dumps(chart.journals(event)))
+    asked = chart.journals(event._replace(seller_id="other"))
+    assert chart.differences(asked, stored) == ("capture.seller_id",)
+
+
+def test_the_first_event_of_an_operation_is_its_revision_0() -> None:
+    event = new_capture(fee=EUR_3)._replace(revision=0)
+    booked = chart.journals(event)
+    assert chart.first_ids(event.operation_id) == tuple(j.journal_id for j in booked)
+    corrected = chart.journals(event._replace(revision=1))
+    assert not {j.journal_id for j in corrected} & set(chart.first_ids(event.operation_id))
 
 
 @pytest.mark.parametrize(

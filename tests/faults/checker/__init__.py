@@ -12,7 +12,7 @@ what callers were told.
 """
 
 from tests.faults.checker.afterwards import left_behind, settlement
-from tests.faults.checker.check import check, unsettled
+from tests.faults.checker.invariants import check, unsettled
 from tests.faults.checker.reading import opened, prepare
 from tests.faults.checker.records import Sessions, Told, Urls, Violation, seen
 

@@ -15,6 +15,7 @@ from tests.support.database_faults import (
     cut_connections,
     disk_full,
     lose_answers,
+    stop_postgres_at_once,
 )
 from tests.support.mesh import SERVICES, RunningMesh, eventually
 
@@ -49,17 +50,19 @@ class World:
         eventually(serves)
 
 
-def _kill(*services: str) -> Callable[[World], str]:
+def _kill(service: str) -> Callable[[World], str]:
     def fault(world: World) -> str:
-        for service in services:
-            world.mesh.supervisor.kill(service)
-        return ", ".join(services)
+        world.mesh.supervisor.kill(service)
+        return ""
 
     return fault
 
 
 def _kill_two(world: World) -> str:
-    return _kill(*world.chance.sample(SERVICES, 2))(world)
+    services = world.chance.sample(SERVICES, 2)
+    for service in services:
+        world.mesh.supervisor.kill(service)
+    return ", ".join(services)
 
 
 def _pause(world: World) -> str:
@@ -74,11 +77,7 @@ def _pause(world: World) -> str:
 
 
 def _stop_postgres(world: World) -> str:
-    """What `pg_ctl stop -m immediate` sends."""
-    pid = world.mesh.supervisor.postgres_pid
-    assert pid is not None
-    os.kill(pid, signal.SIGQUIT)
-    eventually(lambda: world.mesh.supervisor.postgres_pid is None)
+    stop_postgres_at_once(world.mesh)
     world.wait_for_postgres()
     return ""
 
