@@ -35,8 +35,12 @@ BUGS: tuple[Bug, ...] = (
     Bug(
         5,
         in_executor.new_key_on_resend,
-        ("one-order: executor>psp_stub Charge#1/too-slow",),
-        "asked under 2 keys",
+        (
+            "one-order: executor>psp_stub Charge#1/too-slow",
+            # Where the machine is so slow that the look-up finds what came late.
+            "one-order: executor>psp_stub Charge#1/request-lost",
+        ),
+        "never asked for",
     ),
     Bug(
         6,

@@ -57,7 +57,9 @@ def play() -> Iterator[Play]:
     def played(what: str) -> list[Outcome]:
         asked.write(f"{what}\n")
         asked.flush()
-        told: list[dict[str, Any]] = json.loads(answers.readline())
+        line = answers.readline()
+        assert line, f"the worker has ended, its exit code is {worker.wait(timeout=30)}"
+        told: list[dict[str, Any]] = json.loads(line)
         return [Outcome(**one) for one in told]
 
     try:
