@@ -13,7 +13,7 @@ PYTHON ?= $(shell for p in python3 python3.14 python3.13 python3.12 python3.11; 
 
 .DEFAULT_GOAL := help
 .PHONY: help setup gen fresh gen-check lint format types breaking test check demo bench \
-	bench-night faults faults-all faults-real soak night mutants conformance secrets lock clean
+	bench-night faults faults-all faults-real planted soak night mutants conformance secrets lock clean
 
 help: ## this list
 	@awk -F ':.*## ' '/^[a-z-]+:.*## / {printf "  make %-11s %s\n", $$1, $$2}' Makefile
@@ -91,6 +91,9 @@ faults-all: setup ## all pairs of all flows, 20,000 triples and 10,000 races; ta
 faults-real: setup ## kill and stop real services at named moments (PAIRS=500) and under load
 	$(BIN)/python -m tests.faults.real --pairs $(or $(PAIRS),500)
 	$(BIN)/pytest tests/faults -m slow
+
+planted: setup ## plant 35 bugs, each of which must be caught: docs/planted-bugs.md
+	$(BIN)/python -m tests.faults.planted --report docs/planted-bugs.md
 
 # NIGHT_PAYMENTS=… NIGHT_EACH=… NIGHT_FILES=… make it shorter or longer.
 night: setup ## seed 100,000 payments with faults of each class, and mix 20,000 of all tokens

@@ -66,6 +66,10 @@ RIGHT = {
         [answered("PROCESSING", at=(0, 9)), read("SUCCEEDED", (2, 3))],
         STORED,
     ),
+    "a read beside the first call finds an earlier state than that is told": (
+        [answered("SUCCEEDED", at=(0, 9)), read("PROCESSING", (2, 3)), read("SUCCEEDED", (4, 5))],
+        STORED,
+    ),
     "another body under a used key": (
         [answered(), refused("REQUEST_ID_REUSED", (2, 3), ANOTHER)],
         STORED,

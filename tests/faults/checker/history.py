@@ -93,8 +93,15 @@ def _by_key(told: Iterable[Told]) -> Mapping[Key, list[_Call]]:
         elif isinstance(request, service_pb.GetPaymentRequest) and request.payment_id:
             key = keys.get(request.payment_id, ("", ""))
         if says and key[1]:
-            calls[key].append(_call(one))
+            calls[key] += _steps_of(_call(one))
     return calls
+
+
+def _steps_of(call: _Call) -> list[_Call]:
+    """A CreatePayment makes a payment, and tells later how it stands: others read in between."""
+    if not (call.body and call.payment_id):
+        return [call]
+    return [call._replace(states=()), call._replace(body=b"")]
 
 
 def _key_of(payment: pb.Payment) -> Key:
@@ -196,7 +203,7 @@ def _steps(
 def _story(calls: Iterable[_Call]) -> str:
     def told(call: _Call) -> str:
         name = "create" if call.body else "read"
-        answer = f"{call.payment_id[:12]} {'/'.join(call.states)}" if call.payment_id else ""
+        answer = f"{call.payment_id[:12]} {'/'.join(call.states)}".strip()
         return f"{name} → {answer or call.reason or 'no answer'}"
 
     return ", ".join(told(call) for call in sorted(calls, key=lambda call: call.asked_s))

@@ -122,8 +122,8 @@ def _print(result: Result) -> None:
     sys.stdout.flush()
 
 
-def main() -> None:
-    """Runs the worker as a process."""
+def configure() -> None:
+    """Keeps a process quiet about what is meant to go wrong, unless LOGS says otherwise."""
     level = logging.DEBUG if os.environ.get(LOGS) else logging.CRITICAL
     structlog.configure(
         wrapper_class=structlog.make_filtering_bound_logger(level),
@@ -133,6 +133,11 @@ def main() -> None:
     logging.getLogger("psycopg").setLevel(logging.CRITICAL)
     # The connections of the dead are found by the garbage collector: that is what they are for.
     warnings.filterwarnings("ignore", category=SAWarning)
+
+
+def main() -> None:
+    """Runs the worker as a process."""
+    configure()
     with open_folder(in_memory=True) as folder:
         server = started(folder / "data")
         try:
