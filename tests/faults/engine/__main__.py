@@ -27,8 +27,7 @@ def main() -> int:
     """Runs what the arguments say; 1 if anything failed."""
     parser = argparse.ArgumentParser(prog="python -m tests.faults.engine")
     parser.add_argument("--flow", action="append", choices=sorted(FLOWS), default=[])
-    parser.add_argument("--pairs", type=int, default=campaign.PAIRS_OF_OTHERS, metavar="N")
-    parser.add_argument("--pairs-of-one-order", type=int, default=None, metavar="N")
+    parser.add_argument("--pairs", type=int, metavar="N")
     parser.add_argument("--triples", type=int, default=0, metavar="N")
     parser.add_argument("--races", type=int, default=0, metavar="N")
     parser.add_argument("--all", action="store_true")
@@ -40,12 +39,9 @@ def main() -> int:
         return asyncio.run(_replay(asked.replay))
     if asked.races:
         return asyncio.run(_races(asked.races))
+    flows = asked.flow or [flow for flow in FLOWS if flow != "race"]
     plan = campaign.Asked(
-        flows=asked.flow or [flow for flow in FLOWS if flow != "race"],
-        pairs=None if asked.all else asked.pairs,
-        pairs_of_one_order=asked.pairs_of_one_order,
-        triples=asked.triples,
-        seed=asked.seed,
+        flows, {flow: _pairs(flow, asked) for flow in flows}, asked.triples, asked.seed
     )
     started = time.monotonic()
     done = asyncio.run(campaign.run(plan, _say))
@@ -54,6 +50,12 @@ def main() -> int:
         asked.report.write_text(text)
     _say(report.summary(done, time.monotonic() - started))
     return 1 if report.failures(done) else 0
+
+
+def _pairs(flow: str, asked: argparse.Namespace) -> int | None:
+    if asked.all:
+        return None
+    return campaign.usual(flow) if asked.pairs is None else int(asked.pairs)
 
 
 async def _races(count: int) -> int:

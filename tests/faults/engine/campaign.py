@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import time
 from collections import Counter
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, field
 
 from tests.faults.engine import plan
@@ -14,7 +14,11 @@ from tests.faults.engine.run import Result
 
 EXHAUSTIVE = "one-order"
 """The flow of which every ordered pair is run."""
-PAIRS_OF_OTHERS = 3_000
+SAMPLED = ("three-orders", "charged-then-silence", "night")
+PAIRS_SAMPLED = 3_000
+"""Of each of those flows."""
+PAIRS_OF_OTHERS = 300
+"""Of each of the flows that differ in what the PSP does alone."""
 _RUNS_WITHOUT_FAULT = 24
 _PROGRESS_S = 30.0
 
@@ -23,13 +27,19 @@ Say = Callable[[str], None]
 
 @dataclass(frozen=True, slots=True)
 class Asked:
-    """How much to run. pairs: of each other flow, None for all; so pairs_of_one_order."""
+    """How much to run. pairs: how many of a flow at most; None is all of them."""
 
     flows: Sequence[str]
-    pairs: int | None = PAIRS_OF_OTHERS
-    pairs_of_one_order: int | None = None
+    pairs: Mapping[str, int | None]
     triples: int = 0
     seed: int = 1
+
+
+def usual(flow: str) -> int | None:
+    """How many pairs of a flow `make faults` runs."""
+    if flow == EXHAUSTIVE:
+        return None
+    return PAIRS_SAMPLED if flow in SAMPLED else PAIRS_OF_OTHERS
 
 
 @dataclass(slots=True)
@@ -63,7 +73,7 @@ async def _run(crew: Crew, flow: str, asked: Asked, say: Say) -> Done:
     done.singles = await crew.run(plan.singles(flow, done.points), _Progress(say, f"{flow}, one"))
     pairs = [pair for r in done.singles if r.all_fired for pair in _more(r)]
     done.pairs_in_all = len(pairs)
-    most = asked.pairs_of_one_order if flow == EXHAUSTIVE else asked.pairs
+    most = asked.pairs[flow]
     if most is not None:
         pairs = plan.sample(pairs, most, asked.seed)
     done.pairs = await crew.run(pairs, _Progress(say, f"{flow}, two of {len(pairs)}"))
