@@ -6,8 +6,11 @@ from collections.abc import Iterator
 
 import pytest
 
+from tests.faults.checker import Violation
 from tests.faults.real.campaign import Campaign, campaign, pairs, singles
 from tests.faults.real.inside import Fault, Kind
+
+_TRIES = 3
 
 
 @pytest.fixture(scope="module")
@@ -27,23 +30,26 @@ def running() -> Iterator[Campaign]:
     ],
 )
 def test_one_fault(running: Campaign, kind: Kind, point: str) -> None:
-    outcome = running.run([Fault(point, kind)])
-
-    assert outcome.is_whole
-    assert outcome.violations == []
+    assert _happens(running, [Fault(point, kind)]) == []
 
 
 @pytest.mark.timeout(120)
 def test_two_faults(running: Campaign) -> None:
-    outcome = running.run(
-        [
-            Fault("psp_stub AFTER psp_stub.charge", Kind.KILL),
-            Fault("wallet_svc BEFORE wallet.apply", Kind.STOP),
-        ]
-    )
+    faults = [
+        Fault("psp_stub AFTER psp_stub.charge", Kind.KILL),
+        Fault("wallet_svc BEFORE wallet.apply", Kind.STOP),
+    ]
 
-    assert outcome.is_whole
-    assert outcome.violations == []
+    assert _happens(running, faults) == []
+
+
+def _happens(running: Campaign, faults: list[Fault]) -> list[Violation]:
+    """What is wrong after the faults. One may come too late to do harm: then once more."""
+    for _ in range(_TRIES):
+        outcome = running.run(faults)
+        if outcome.violations or outcome.is_whole:
+            return outcome.violations
+    pytest.fail(f"{faults} did not happen in {_TRIES} tries")
 
 
 @pytest.mark.slow

@@ -111,6 +111,8 @@ def _night(nights: Nights, size: Size, capsys: pytest.CaptureFixture[str]) -> No
     _wait(nights, size, "rest", lambda: books.under_way() == 0)
     parked = (SILENT, int(pb.ORDER_STATE_PARKED))
     _wait(nights, size, "park", lambda: books.orders()[parked] >= size.parked)
+    # What the register was not told yet, the night would take for unknown to us.
+    _wait(nights, size, "register", lambda: books.unregistered() == 0)
     seen.at_closing = books.orders()
 
     day = nights.close_day()

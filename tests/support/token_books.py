@@ -56,6 +56,10 @@ class TokenBooks:
             SILENT,
         )
 
+    def unregistered(self) -> int:
+        """Operations of which the ledger's register has something to be told."""
+        return self._mesh.count("payment", "SELECT count(*) FROM operation WHERE unregistered")
+
     def waiting(self) -> int:
         """Orders that have not come to rest, and silent ones that are parked."""
         return self._mesh.count(

@@ -30,6 +30,7 @@ from mesh import failpoints
 from mesh.channel import open_channel
 from mesh.db import Database
 from mesh.errors import MeshError
+from mesh.server import CannotStartError
 from tests.faults.engine.faults import Fault
 from tests.faults.engine.passages import Passages
 from tests.faults.engine.process import Life, background
@@ -117,6 +118,7 @@ class FailingMesh:
         self._client = Life("client", self)
         self._beside: set[asyncio.Future[object]] = set()
         self._dead: list[Life] = []
+        self._starting: set[tuple[str, int]] = set()
         self._late: list[Callable[[], Awaitable[object]]] = []
         self._passages: Passages | None = None
         self.tokens: Mapping[int, str] = {}
@@ -130,11 +132,11 @@ class FailingMesh:
     async def start(self) -> None:
         """Starts one of each service, and a client."""
         for service in SERVICES:
-            await self._start(service, 0)
+            await self._revive(service, 0)
         # A second replica of payment_svc has its address from the start, also if it is down.
         self._ports["payment"].append(await self._free_port())
         for replica in range(1, self._replicas):
-            await self._start("payment", replica)
+            await self._revive("payment", replica)
         with self._client.installed():
             to_payment = open_channel(self._target("payment"), retries=False)
             to_ledger = open_channel(self._target("ledger"), retries=False)
@@ -159,7 +161,18 @@ class FailingMesh:
     async def quiet(self) -> None:
         """Waits for what goes on beside the scenario: late requests, services that start."""
         while self._beside:
-            await asyncio.wait(set(self._beside), timeout=PATIENCE_S)
+            await asyncio.wait(set(self._beside))
+
+    def what_goes_on(self) -> str:
+        """Where everything stands that `quiet` waits for, and who is alive."""
+        frames = [
+            f"{frame.f_code.co_name}:{frame.f_lineno}"
+            for task in self._beside
+            if isinstance(task, asyncio.Task)
+            for frame in _awaited(task)
+        ]
+        alive = [f"{s} {[one.alive for one in lives]}" for s, lives in self._lives.items()]
+        return f"{', '.join(frames)}; {', '.join(alive)}"
 
     def begin(self, passages: Passages) -> None:
         """From here on passages are counted and faults happen."""
@@ -187,25 +200,38 @@ class FailingMesh:
             await one.forget()
         self._dead.clear()
 
-    async def _start(self, service: str, replica: int) -> None:
+    async def _start(self, service: str, replica: int) -> bool:
+        """Starts one; False if it could not start, or died on the way."""
         owner = Life(service, self)
         ports = self._ports.setdefault(service, [])
         port = ports[replica] if replica < len(ports) else 0
         settings = self._settings(service, port)
-        try:
-            with owner.installed():
-                server, work = await self._wire(service, owner, settings)
-                owner.server = server
-                await server.start()
-        except MeshError:
+        with owner.installed():
+            # A task of its own: what has died never goes on.
+            starting = asyncio.ensure_future(self._bring_up(service, owner, settings))
+        either: set[asyncio.Future[Any]] = {starting, owner.died}
+        await asyncio.wait(either, return_when=asyncio.FIRST_COMPLETED)
+        if owner.alive and isinstance(starting.exception(), MeshError | CannotStartError):
             owner.crash()
+        if not owner.alive:
             self._dead.append(owner)
-            raise
+            await owner.gone()
+            return False
+        server, work = starting.result()
         if replica >= len(ports):
             ports.append(server.port)
         lives = self._lives[service]
         lives[replica:] = [owner, *lives[replica + 1 :]]
         background(owner, work)
+        return True
+
+    async def _bring_up(
+        self, service: str, owner: Life, settings: Any
+    ) -> tuple[Server, list[Callable[[], Awaitable[None]]]]:
+        server, work = await self._wire(service, owner, settings)
+        owner.server = server
+        await server.start()
+        return server, work
 
     async def _wire(
         self, service: str, owner: Life, settings: Any
@@ -289,13 +315,14 @@ class FailingMesh:
 
     async def _revive(self, service: str, replica: int) -> None:
         """Starts it again and again, as a supervisor does."""
-        while True:
-            try:
-                await self._start(service, replica)
-            except MeshError:
+        if (service, replica) in self._starting:
+            return
+        self._starting.add((service, replica))
+        try:
+            while not await self._start(service, replica):  # noqa: ASYNC110
                 await asyncio.sleep(RESTART_S)
-            else:
-                return
+        finally:
+            self._starting.discard((service, replica))
 
     def sent(self, request: Any) -> Any:
         """What arrives of a request: at the PSP, the tokens that decide about single orders."""
@@ -336,6 +363,16 @@ class FailingMesh:
             failpoints.uninstall(token)
         self._beside.add(task)
         task.add_done_callback(self._beside.discard)
+
+
+def _awaited(task: asyncio.Task[object]) -> list[Any]:
+    """The frames of a task, from the outermost to where it waits."""
+    frames: list[Any] = []
+    coroutine: Any = task.get_coro()
+    while (frame := getattr(coroutine, "cr_frame", None)) is not None:
+        frames.append(frame)
+        coroutine = getattr(coroutine, "cr_await", None)
+    return frames
 
 
 async def _unheard(work: Awaitable[object]) -> object:

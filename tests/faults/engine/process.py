@@ -65,6 +65,7 @@ class Life:
         self.service = service
         self.mesh = mesh
         self.alive = True
+        self.died: asyncio.Future[None] = asyncio.get_running_loop().create_future()
         self.running = asyncio.Event()
         self.running.set()
         self.server: Server | None = None
@@ -101,6 +102,7 @@ class Life:
         if not self.alive:
             return
         self.alive = False
+        self.died.set_result(None)
         self.running.set()
         if self.server is not None:
             self._stopping = asyncio.ensure_future(self.server.grpc.stop(None))

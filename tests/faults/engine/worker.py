@@ -15,6 +15,7 @@ import sys
 import uuid
 import warnings
 from collections.abc import Mapping
+from contextlib import suppress
 from typing import Any
 
 import psycopg
@@ -33,6 +34,10 @@ from tests.faults.engine.process import follow_tasks
 from tests.faults.engine.run import Result, run
 from tests.support.folders import open_folder
 from tests.support.postgres import started
+
+_STOP_S = 10.0
+_STUCK_S = 120.0
+"""Longer than all that a scenario waits for by itself."""
 
 LOGS = "PAYMESH_FAULTS_LOG"
 """The variable that has the services log to stderr, for one scenario that is looked at."""
@@ -59,10 +64,12 @@ async def work(admin_url: str, meshes: int) -> None:
                 mesh, books = by_flow.pop(key)
             else:
                 mesh, books = await new_mesh(admin_url, templates, flow)
-            result = await run(mesh, books, scenario)
+            result = await _run(mesh, books, scenario)
             _print(result)
             if result.problems:
-                await mesh.stop()  # what it left behind would trouble the next one
+                # What it left behind would trouble the next one.
+                with suppress(TimeoutError):
+                    await asyncio.wait_for(mesh.stop(), _STOP_S)
             else:
                 by_flow[key] = mesh, books
         for mesh, _ in by_flow.values():
@@ -78,6 +85,15 @@ async def work(admin_url: str, meshes: int) -> None:
         together.create_task(read())
         for _ in range(meshes):
             together.create_task(serve())
+
+
+async def _run(mesh: FailingMesh, books: Sessions, scenario: Scenario) -> Result:
+    """The scenario's result; what hangs has one, too."""
+    try:
+        async with asyncio.timeout(_STUCK_S):
+            return await run(mesh, books, scenario)
+    except TimeoutError:
+        return Result(scenario, seconds=_STUCK_S, problems=[f"stuck: {mesh.what_goes_on()}"])
 
 
 async def new_mesh(

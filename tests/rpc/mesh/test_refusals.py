@@ -16,6 +16,7 @@ from paymesh.psp.v1 import psp_service_pb2 as psp_pb
 
 from mesh.errors import CODE_OF_REASON, Code, MeshError, Reason, Violation
 from tests.rpc.mesh.conftest import Line
+from tests.support.eventually import eventually
 from tests.support.scripted import Context, Scripted
 from tests.support.serving import error_of
 
@@ -179,6 +180,7 @@ async def test_a_servicer_may_end_the_call_itself(scene: Scripted, lines: list[L
         "not scripted",
         Reason.UNSPECIFIED,
     )
+    await eventually(lambda: any(line["event"] == "call_refused" for line in lines))
     line = refused(lines)
     assert (line["event"], line["code"]) == ("call_refused", "UNIMPLEMENTED")
 
