@@ -62,12 +62,14 @@ types: setup ## mypy --strict
 breaking: fresh ## no contract of main is broken
 	@$(BIN)/python tools/breaking.py $(IMAGE)
 
-# A file's tests stay together, because they share servers; tests mostly wait, so a few more
-# processes than processors.
-TEST_JOBS ?= 3
+# A file's tests stay together, because they share servers. What starts whole meshes, and counts on
+# their time, runs by itself.
+TEST_JOBS ?= 2
+WHOLE := tests/faults tests/flow tests/night
 
 test: setup ## the fast tests (TEST_JOBS=0: in one process)
-	$(BIN)/pytest tests -m "not slow" -n $(TEST_JOBS) --dist loadfile
+	$(BIN)/pytest tests $(addprefix --ignore=,$(WHOLE)) -m "not slow" -n $(TEST_JOBS) --dist loadfile
+	$(BIN)/pytest $(WHOLE) -m "not slow"
 
 check: lint types gen-check breaking test ## what CI runs
 

@@ -132,12 +132,6 @@ FLOWS: Mapping[str, Flow] = {
     "silence": buying("tok_timeout_nothing", _SUCCEEDED),
     "too-many-requests": buying("tok_unavailable_twice", _SUCCEEDED),
     "wrong-amount": buying("tok_wrong_amount", _PARKED),
-    # The first call's silence is longer than the PSP remembers its key: sent again or never, but
-    # never once too often.
-    "key-forgotten-in-silence": Flow(
-        partial(Buying, "tok_timeout_nothing", [_SUCCEEDED | _PARKED]),
-        {"executor": {"key_window_s": 0.3}, "psp_stub": {"key_memory_s": 0.3}},
-    ),
     "race": Flow(Racing, replicas=2),
     "night": Flow(Reconciling, settings={"ledger": {"sources": SOURCES}}),
 }
