@@ -20,6 +20,7 @@ import os
 import signal
 import sys
 from collections.abc import Iterator
+from contextlib import contextmanager
 from pathlib import Path
 
 import grpc
@@ -155,15 +156,10 @@ def _memory_mark(what: str, peak: float) -> Mark:
     )
 
 
-class _client:  # noqa: N801 - used as a function
-    def __init__(self, rig: LedgerRig) -> None:
-        self._channel = grpc.insecure_channel(rig.target, [("grpc.enable_http_proxy", 0)])
-
-    def __enter__(self) -> ReconciliationServiceStub:
-        return ReconciliationServiceStub(self._channel)
-
-    def __exit__(self, *_: object) -> None:
-        self._channel.close()
+@contextmanager
+def _client(rig: LedgerRig) -> Iterator[ReconciliationServiceStub]:
+    with grpc.insecure_channel(rig.target, [("grpc.enable_http_proxy", 0)]) as channel:
+        yield ReconciliationServiceStub(channel)
 
 
 def _ingest(client: ReconciliationServiceStub, path: Path, source: str) -> None:

@@ -172,7 +172,6 @@ class Database:
         }
         options = " ".join(f"-c {name}={value}" for name, value in settings.items())
         parsed = make_url(url).set(drivername="postgresql+psycopg")
-        self._failpoints = failpoints.installed()
         self.address = f"{parsed.host or 'localhost'}:{parsed.port or 5432}/{parsed.database}"
         """Host, port and database, for messages; without the password."""
         engine = partial(
@@ -199,6 +198,9 @@ class Database:
         for kind in (self._transactions, self._statements):
             event.listen(kind.sync_engine, "checkout", _refuse_dead)
         event.listen(self._statements.sync_engine, "after_cursor_execute", _count_statement)
+        self._failpoints = failpoints.installed()
+        if self._failpoints is not None:
+            self._failpoints.database(self)
 
     async def commit(
         self,

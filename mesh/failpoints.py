@@ -10,10 +10,13 @@ from __future__ import annotations
 
 from contextvars import ContextVar, Token
 from enum import Enum, auto
-from typing import Protocol
+from typing import TYPE_CHECKING, Protocol
 
 import grpc
 from sqlalchemy.ext.asyncio import AsyncConnection
+
+if TYPE_CHECKING:
+    from mesh.db import Database
 
 
 class Moment(Enum):
@@ -27,6 +30,9 @@ class Moment(Enum):
 
 class Failpoints(Protocol):
     """What one process passes, whatever is decided there."""
+
+    def database(self, database: Database) -> None:
+        """A database that was made, whose commits and reads are passed from now on."""
 
     async def commit(self, name: str, moment: Moment, connection: AsyncConnection) -> None:
         """Passes a moment of a commit. What it raises is taken for what the driver raised."""

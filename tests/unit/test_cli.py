@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import json
 import time
-from collections.abc import Iterator
 from typing import Any
 from uuid import UUID
 
@@ -17,7 +16,6 @@ from paymesh.wallet.v1 import wallet_service_pb2 as wallet_pb
 from typer.testing import CliRunner, Result
 
 from mesh.errors import MeshError, Reason, Violation, dependency_down, outcome_unknown
-from paymeshctl import client
 from paymeshctl.client import new_request_id
 from paymeshctl.main import app
 from tests.support.fake_channel import FakeMesh
@@ -28,16 +26,6 @@ WALLET_RPC = wallet_pb.DESCRIPTOR.services_by_name["WalletService"].methods_by_n
 LEDGER_RPC = ledger_pb.DESCRIPTOR.services_by_name["LedgerService"].methods_by_name
 
 PAY = ("pay", "--buyer", "buyer-1", "--order", "alice=12.50:EUR:1.25:ref 7")
-
-
-@pytest.fixture
-def mesh(monkeypatch: pytest.MonkeyPatch) -> Iterator[FakeMesh]:
-    mesh = FakeMesh()
-    monkeypatch.setattr(client, "open_channel", mesh.open_channel)
-    for name in ("PAYMESH_TARGET", "PAYMESH_CALLER"):
-        monkeypatch.delenv(name, raising=False)
-    yield mesh
-    mesh.close()
 
 
 def payment(

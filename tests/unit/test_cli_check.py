@@ -23,16 +23,6 @@ CHECK = payment_service_pb2.DESCRIPTOR.services_by_name["PaymentService"].method
 ID, ORDER, OPERATION = "a" * 32, "b" * 32, "c" * 32
 
 
-@pytest.fixture
-def mesh(monkeypatch: pytest.MonkeyPatch) -> Iterator[FakeMesh]:
-    mesh = FakeMesh()
-    monkeypatch.setattr(client, "open_channel", mesh.open_channel)
-    for name in ("PAYMESH_TARGET", "PAYMESH_CALLER"):
-        monkeypatch.delenv(name, raising=False)
-    yield mesh
-    mesh.close()
-
-
 def stamp(*parts: int) -> Timestamp:
     message = Timestamp()
     message.FromDatetime(datetime(*parts, tzinfo=UTC))  # type: ignore[misc, arg-type]

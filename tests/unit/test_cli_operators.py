@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import json
-from collections.abc import Iterator
 
 import grpc
 import pytest
@@ -11,23 +10,12 @@ from paymesh.common.v1.money_pb2 import Money
 from paymesh.payment.v1 import payment_pb2, payment_service_pb2
 
 from mesh.errors import MeshError, Reason, outcome_unknown
-from paymeshctl import client
 from tests.support.fake_channel import FakeMesh
 
 PAYMENT = "127.0.0.1:50051"
 RPC = payment_service_pb2.DESCRIPTOR.services_by_name["PaymentService"].methods_by_name
 ID = "a" * 32
 RETRY = ("payment", "retry", ID, "--note", "the PSP put it right")
-
-
-@pytest.fixture
-def mesh(monkeypatch: pytest.MonkeyPatch) -> Iterator[FakeMesh]:
-    mesh = FakeMesh()
-    monkeypatch.setattr(client, "open_channel", mesh.open_channel)
-    for name in ("PAYMESH_TARGET", "PAYMESH_CALLER"):
-        monkeypatch.delenv(name, raising=False)
-    yield mesh
-    mesh.close()
 
 
 def payment(

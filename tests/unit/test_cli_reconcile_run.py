@@ -5,7 +5,6 @@ from __future__ import annotations
 import os
 import subprocess
 import sys
-from collections.abc import Iterator
 from typing import NoReturn
 
 import grpc
@@ -13,7 +12,7 @@ import pytest
 from paymesh.reconciliation.v1 import reconciliation_service_pb2 as pb
 
 from mesh.errors import MeshError, Reason
-from paymeshctl import client, reconcile
+from paymeshctl import reconcile
 from paymeshctl.client import Client
 from tests.support.fake_channel import FakeMesh
 from tests.support.mesh import clean_environment
@@ -22,16 +21,6 @@ from tests.support.ports import free_port
 LEDGER = "127.0.0.1:50054"
 RUN = pb.DESCRIPTOR.services_by_name["ReconciliationService"].methods_by_name["Reconcile"]
 VERB = ("reconcile", "run", "--source", "psp_stub")
-
-
-@pytest.fixture
-def mesh(monkeypatch: pytest.MonkeyPatch) -> Iterator[FakeMesh]:
-    mesh = FakeMesh()
-    monkeypatch.setattr(client, "open_channel", mesh.open_channel)
-    for name in ("PAYMESH_TARGET", "PAYMESH_CALLER"):
-        monkeypatch.delenv(name, raising=False)
-    yield mesh
-    mesh.close()
 
 
 def answered(mesh: FakeMesh, state: pb.RunState.ValueType, *more: str) -> int:

@@ -6,7 +6,6 @@ import csv
 import io
 import json
 import re
-from collections.abc import Iterator
 from concurrent.futures import Future
 from datetime import UTC, datetime, timedelta
 from pathlib import Path
@@ -21,7 +20,6 @@ from paymesh.reconciliation.v1 import reconciliation_service_pb2 as pb
 from typer.testing import Result
 
 from mesh.errors import MeshError, Reason, dependency_down, outcome_unknown
-from paymeshctl import client
 from tests.support.fake_channel import FakeMesh
 
 LEDGER = "127.0.0.1:50054"
@@ -30,16 +28,6 @@ DAY = "2026-03-01"
 REPORT = ("reconcile", "report", "--date", DAY, "--source", "psp_stub")
 RUN_ID, FILE_ID = "a" * 32, "f" * 32
 EVIL = "</td><script>alert('1')</script><img src=http://evil.example/x.png>"
-
-
-@pytest.fixture
-def mesh(monkeypatch: pytest.MonkeyPatch) -> Iterator[FakeMesh]:
-    mesh = FakeMesh()
-    monkeypatch.setattr(client, "open_channel", mesh.open_channel)
-    for name in ("PAYMESH_TARGET", "PAYMESH_CALLER"):
-        monkeypatch.delenv(name, raising=False)
-    yield mesh
-    mesh.close()
 
 
 def balance(currency: str = "EUR", **more: int) -> pb.RunBalance:

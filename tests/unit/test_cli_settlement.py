@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import hashlib
 import json
-from collections.abc import Iterator
 from concurrent.futures import Future
 from pathlib import Path
 
@@ -15,7 +14,6 @@ from paymesh.psp.v1 import psp_stub_control_service_pb2 as stub_pb
 from typer.testing import Result
 
 from mesh.errors import MeshError, Reason, Violation, validation_failed
-from paymeshctl import client
 from tests.support.fake_channel import FakeMesh, TakenStream
 
 STUB = "127.0.0.1:50055"
@@ -32,16 +30,6 @@ HEADER = pb.GetSettlementFileResponse(
 )
 CHUNKS = [pb.GetSettlementFileResponse(chunk=chunk) for chunk in (b"a\r\n", b"\xff\x00b\r\n")]
 CONTENT = b"a\r\n\xff\x00b\r\n"
-
-
-@pytest.fixture
-def mesh(monkeypatch: pytest.MonkeyPatch) -> Iterator[FakeMesh]:
-    mesh = FakeMesh()
-    monkeypatch.setattr(client, "open_channel", mesh.open_channel)
-    for name in ("PAYMESH_TARGET", "PAYMESH_CALLER"):
-        monkeypatch.delenv(name, raising=False)
-    yield mesh
-    mesh.close()
 
 
 def begin(mesh: FakeMesh, *more: str) -> tuple[Future[Result], TakenStream]:

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import json
-from collections.abc import Iterator
 from concurrent.futures import Future
 
 import grpc
@@ -13,21 +12,11 @@ from typer.testing import Result
 
 from mesh.clock import timestamp, utc_now
 from mesh.errors import MeshError, Reason
-from paymeshctl import client
 from tests.support.fake_channel import FakeMesh
 
 RPC = pb.DESCRIPTOR.services_by_name["StatusService"].methods_by_name["GetStatus"]
 SERVICES = ("payment", "executor", "wallet", "ledger", "psp_stub")
 ADDRESSES = {name: f"127.0.0.1:{50051 + n}" for n, name in enumerate(SERVICES)}
-
-
-@pytest.fixture
-def mesh(monkeypatch: pytest.MonkeyPatch) -> Iterator[FakeMesh]:
-    mesh = FakeMesh()
-    monkeypatch.setattr(client, "open_channel", mesh.open_channel)
-    monkeypatch.delenv("PAYMESH_TARGET", raising=False)
-    yield mesh
-    mesh.close()
 
 
 def well(service: str, **replicas: int) -> pb.GetStatusResponse:

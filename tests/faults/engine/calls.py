@@ -9,6 +9,7 @@ from typing import TYPE_CHECKING, Any, Never
 import grpc
 
 from tests.faults.engine.faults import Kind
+from tests.support.passing_channel import PassingChannel
 
 if TYPE_CHECKING:
     from tests.faults.engine.process import Life
@@ -19,31 +20,13 @@ TOO_SLOW_S = 0.05
 """After its caller gave up: it is told so at once, and this is when the request arrives."""
 
 
-class FailingChannel(grpc.aio.Channel):
+class FailingChannel(PassingChannel):
     """A channel of a life, to one service. Calls fail by the interface that stubs use."""
 
     def __init__(self, real: grpc.aio.Channel, owner: Life, target: str) -> None:
-        self._real = real
+        super().__init__(real)
         self._life = owner
         self._target = target
-
-    async def __aenter__(self) -> FailingChannel:
-        return self
-
-    async def __aexit__(self, *_: object) -> None:
-        await self.close()
-
-    async def close(self, grace: float | None = None) -> None:
-        await self._real.close(grace)
-
-    def get_state(self, try_to_connect: bool = False) -> grpc.ChannelConnectivity:
-        return self._real.get_state(try_to_connect)
-
-    async def wait_for_state_change(self, last_observed_state: grpc.ChannelConnectivity) -> None:
-        await self._real.wait_for_state_change(last_observed_state)
-
-    async def channel_ready(self) -> None:
-        await self._real.channel_ready()
 
     def unary_unary(self, method: str, *args: Any, **more: Any) -> Any:
         real: Any = self._real.unary_unary(method, *args, **more)

@@ -7,6 +7,7 @@ import itertools
 import os
 from collections.abc import Awaitable, Callable, Mapping
 from contextlib import suppress
+from functools import partial
 from typing import TYPE_CHECKING, Any
 
 import grpc
@@ -228,19 +229,15 @@ class FailingMesh:
     async def _bring_up(
         self, service: str, owner: Life, settings: Any
     ) -> tuple[Server, list[Callable[[], Awaitable[None]]]]:
-        server, work = await self._wire(service, owner, settings)
+        server, work = await self._wire(service, settings)
         owner.server = server
         await server.start()
         return server, work
 
     async def _wire(
-        self, service: str, owner: Life, settings: Any
+        self, service: str, settings: Any
     ) -> tuple[Server, list[Callable[[], Awaitable[None]]]]:
-        def opened(**more: Any) -> Database:
-            made = Database(settings.database_url, application_name=service, **more)
-            owner.adopt(made)
-            return made
-
+        opened = partial(Database, settings.database_url, application_name=service)
         match service:
             case "payment":
                 wired = payment_svc.main.wire(settings, opened())

@@ -77,12 +77,6 @@ class Life:
 
     # --- what a service is made of ------------------------------------------------------
 
-    def adopt(self, database: Database) -> None:
-        """Knows the sockets of a database that was made under these failpoints."""
-        self.databases.append(database)
-        for engine in (database._transactions, database._statements):
-            event.listen(engine.sync_engine, "connect", self._connected)
-
     @contextmanager
     def installed(self) -> Iterator[None]:
         """Databases and channels that are made within are this life's, and so are tasks."""
@@ -137,6 +131,12 @@ class Life:
             await asyncio.shield(self._stopping)
 
     # --- mesh.failpoints.Failpoints -----------------------------------------------------
+
+    def database(self, database: Database) -> None:
+        """See Failpoints: its sockets are this life's."""
+        self.databases.append(database)
+        for engine in (database._transactions, database._statements):
+            event.listen(engine.sync_engine, "connect", self._connected)
 
     async def commit(self, name: str, moment: Moment, connection: AsyncConnection) -> None:
         """See Failpoints."""

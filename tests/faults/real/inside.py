@@ -23,7 +23,9 @@ import grpc
 from sqlalchemy.ext.asyncio import AsyncConnection
 
 from mesh import failpoints
+from mesh.db import Database
 from mesh.failpoints import Moment
+from tests.support.passing_channel import PassingChannel
 
 FOLDER = "FAULTS_FOLDER"
 """The environment variable that names the folder of plan and marks; without it, nothing is."""
@@ -91,6 +93,9 @@ class _Points:
         self._read = (0, 0)
         self._counts: Counter[str] = Counter()
 
+    def database(self, database: Database) -> None:
+        """Nothing has to be known of it."""
+
     async def commit(self, name: str, moment: Moment, connection: AsyncConnection) -> None:
         """Just before a commit, or just after it."""
         self.at(f"{moment.name} {name}")
@@ -136,30 +141,12 @@ class _Points:
         return self._plan
 
 
-class _Channel(grpc.aio.Channel):
+class _Channel(PassingChannel):
     """A channel whose calls tell when they are asked and answered."""
 
     def __init__(self, real: grpc.aio.Channel, at: Callable[[str], None]) -> None:
-        self._real = real
+        super().__init__(real)
         self._at = at
-
-    async def __aenter__(self) -> _Channel:
-        return self
-
-    async def __aexit__(self, *_: object) -> None:
-        await self.close()
-
-    async def close(self, grace: float | None = None) -> None:
-        await self._real.close(grace)
-
-    def get_state(self, try_to_connect: bool = False) -> grpc.ChannelConnectivity:
-        return self._real.get_state(try_to_connect)
-
-    async def wait_for_state_change(self, last_observed_state: grpc.ChannelConnectivity) -> None:
-        await self._real.wait_for_state_change(last_observed_state)
-
-    async def channel_ready(self) -> None:
-        await self._real.channel_ready()
 
     def unary_unary(self, method: str, *args: Any, **more: Any) -> Any:
         real: Any = self._real.unary_unary(method, *args, **more)
