@@ -9,9 +9,11 @@ day_line: the lines that count. Of a PSP's also the capture that their operation
     (capture_*), and what its fee journal says (told_fee_*), from the entries.
 registered: what the register says of lines without such a capture.
 open_capture: the captures at the source that no line is matched with after the first pass.
-open_line: the CHARGE lines that no capture is matched with after the first pass.
-matched: the lines that are matched after all passes, and what the ledger booked for them,
-    from the entries.
+open_line: the lines of which more is to be said after the first pass: those that no capture is
+    matched with, or not the one that they name, or that are not as it was booked. All others
+    are plain: their sums alone are needed.
+matched: the open lines that are matched after all passes, and what the ledger booked for
+    them, from the entries.
 """
 
 from __future__ import annotations
@@ -21,7 +23,7 @@ from collections.abc import Sequence
 from sqlalchemy import TextClause, text
 
 # The planner sees these tables as they are, and sorts and hashes of a day stay in memory.
-_BEGIN = text("SELECT set_config('work_mem', '128MB', true), begin_day()")
+BEGIN = text("SELECT set_config('work_mem', '128MB', true), begin_day()")
 
 # A superseded statement has no lines.
 _FROM = """
@@ -51,7 +53,7 @@ LATERAL (
 # What was booked about when the day was: nearly every line's capture is among it, and is met
 # by a hash join instead of by hashing an id for each line.
 _BOOKED = """
-SELECT j.operation_id, j.journal_id, e.currency, e.amount_minor
+SELECT j.operation_id, j.journal_id, e.currency, e.amount_minor, e.create_time
 FROM entry AS e
 JOIN journal AS j ON j.journal_id = e.journal_id
 WHERE e.account_kind = 1 AND e.owner_id = '' AND e.source = :source
@@ -59,26 +61,29 @@ WHERE e.account_kind = 1 AND e.owner_id = '' AND e.source = :source
   AND e.create_time >= cast(:from_time AS timestamptz)
   AND e.create_time < cast(:cut_off_time AS timestamptz) + interval '1 day'
 """
-_PSP_DAY_LINE = text(f"""
-INSERT INTO day_line (
-  file_id, sequence, kind, currency, amount_minor, operation_id, order_id, source_reference,
-  related_reference, batch_reference, account, identity, came, gross, fee, capture_id,
-  capture_currency, capture_minor, told_fee_currency, told_fee_minor
+# Answers with the captures up to the cut-off, which the files may miss.
+PSP_DAY_LINE = text(f"""
+WITH capture AS MATERIALIZED ({_BOOKED.format(direction=1, kind=1)}), written AS (
+  INSERT INTO day_line (
+    file_id, sequence, kind, currency, amount_minor, operation_id, order_id, source_reference,
+    related_reference, batch_reference, account, identity, came, gross, fee, capture_id,
+    capture_currency, capture_minor, told_fee_currency, told_fee_minor
+  )
+  SELECT line.*, c.journal_id AS capture_id, c.currency AS capture_currency,
+         c.amount_minor AS capture_minor, k.currency AS told_fee_currency,
+         k.amount_minor AS told_fee_minor
+  FROM (
+    SELECT l.file_id, l.sequence, l.kind, l.currency, l.amount_minor, l.operation_id, l.order_id,
+           l.source_reference, l.related_reference, l.batch_reference, s.account, s.identity,
+           f.create_time AS came,
+           coalesce(l.gross_minor, l.amount_minor + coalesce(l.fee_minor, 0)) AS gross,
+           coalesce(l.fee_minor, 0) AS fee
+    {_FROM}
+  ) AS line
+  LEFT JOIN capture AS c ON c.operation_id = line.operation_id AND line.kind = 'CHARGE'
+  LEFT JOIN ({_BOOKED.format(direction=2, kind=2)}) AS k ON k.operation_id = c.operation_id
 )
-SELECT line.*, c.journal_id AS capture_id, c.currency AS capture_currency,
-       c.amount_minor AS capture_minor, k.currency AS told_fee_currency,
-       k.amount_minor AS told_fee_minor
-FROM (
-  SELECT l.file_id, l.sequence, l.kind, l.currency, l.amount_minor, l.operation_id, l.order_id,
-         l.source_reference, l.related_reference, l.batch_reference, s.account, s.identity,
-         f.create_time AS came,
-         coalesce(l.gross_minor, l.amount_minor + coalesce(l.fee_minor, 0)) AS gross,
-         coalesce(l.fee_minor, 0) AS fee
-  {_FROM}
-) AS line
-LEFT JOIN ({_BOOKED.format(direction=1, kind=1)}) AS c
-  ON c.operation_id = line.operation_id AND line.kind = 'CHARGE'
-LEFT JOIN ({_BOOKED.format(direction=2, kind=2)}) AS k ON k.operation_id = c.operation_id
+SELECT count(*) FILTER (WHERE create_time < cast(:cut_off_time AS timestamptz)) FROM capture
 """)
 # By our own id a capture is found however long ago it was, or late.
 _PSP_LATE = text(f"""
@@ -127,15 +132,9 @@ SELECT l.file_id, l.sequence, l.kind, l.currency, l.amount_minor, l.source_refer
 {_FROM}
 """)
 
-BEGIN_PSP: Sequence[TextClause] = (
-    _BEGIN,
-    _PSP_DAY_LINE,
-    _PSP_LATE,
-    _ANALYZE_DAY_LINE,
-    _REGISTERED,
-)
-BEGIN_BANK: Sequence[TextClause] = (_BEGIN, _BANK_DAY_LINE, _ANALYZE_DAY_LINE)
-"""What begins a run, before its inputs are read."""
+BEGIN_BANK: Sequence[TextClause] = (BEGIN, _BANK_DAY_LINE, _ANALYZE_DAY_LINE)
+AFTER_PSP_DAY_LINE: Sequence[TextClause] = (_PSP_LATE, _ANALYZE_DAY_LINE, _REGISTERED)
+"""What begins a run, before its inputs are read; of a PSP's after BEGIN and PSP_DAY_LINE."""
 
 # As far back as a line may find it by the PSP's reference, or as the day is.
 OPEN_CAPTURE = text("""
@@ -150,17 +149,15 @@ WHERE e.account_kind = 1 AND e.owner_id = '' AND e.source = :source AND e.direct
   AND NOT EXISTS (SELECT FROM settlement_match AS m WHERE m.journal_id = e.journal_id)
 """)
 OPEN_LINE = text("""
-INSERT INTO open_line (
-  file_id, sequence, came, currency, gross, operation_id, order_id, source_reference,
-  related_reference
-)
-SELECT file_id, sequence, came, currency, gross, operation_id, order_id, source_reference,
-       related_reference
+INSERT INTO open_line
+SELECT d.*
 FROM day_line AS d
-WHERE d.kind = 'CHARGE' AND NOT EXISTS (
-  SELECT FROM settlement_match AS m WHERE m.file_id = d.file_id AND m.sequence = d.sequence
-)
+LEFT JOIN settlement_match AS m ON m.file_id = d.file_id AND m.sequence = d.sequence
+WHERE m.journal_id IS NULL OR m.journal_id IS DISTINCT FROM d.capture_id
+   OR d.capture_currency <> d.currency OR d.capture_minor <> d.gross
+   OR d.fee <> CASE WHEN d.told_fee_currency = d.currency THEN d.told_fee_minor ELSE 0 END
 """)
+ANALYZE_OPEN_LINE = text("ANALYZE open_line")
 MATCHED = text("""
 INSERT INTO matched (
   file_id, sequence, currency, journal_id, rule, is_named, booked_currency, booked_minor,
@@ -170,7 +167,7 @@ SELECT d.file_id, d.sequence, d.currency, m.journal_id, m.rule,
        m.journal_id IS NOT DISTINCT FROM d.capture_id AS is_named,
        d.capture_currency AS booked_currency, d.capture_minor AS booked_minor,
        d.told_fee_currency AS fee_currency, d.told_fee_minor AS fee_minor
-FROM day_line AS d
+FROM open_line AS d
 JOIN settlement_match AS m ON m.file_id = d.file_id AND m.sequence = d.sequence
 """)
 # Of those that were met by another name than our operation.
@@ -184,3 +181,11 @@ CROSS JOIN {CAPTURE_ENTRY.format(journal_id="j.journal_id")}
 LEFT JOIN {FEE_ENTRY.format(operation_id="j.operation_id", revision="j.revision")} ON true
 WHERE d.ctid = l.place
 """)
+
+PLAIN = """
+SELECT * FROM day_line AS d
+WHERE NOT EXISTS (
+  SELECT FROM open_line AS o WHERE o.file_id = d.file_id AND o.sequence = d.sequence
+)
+"""
+"""The lines of which nothing more is to be said."""

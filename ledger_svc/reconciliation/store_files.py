@@ -20,7 +20,7 @@ from ledger_svc.reconciliation.domain import (
     StoredStatement,
     Verdict,
 )
-from ledger_svc.reconciliation.judging import COLUMNS, TEXT_COLUMNS, explained_minor
+from ledger_svc.reconciliation.judging import COLUMNS, explained_minor
 from ledger_svc.reconciliation.readers import Statement
 from mesh.db import copy_in
 
@@ -49,8 +49,7 @@ problem_class, problem, problem_place, create_time
 _READ_FILE = text(f"SELECT {_FILE_COLUMNS} FROM settlement_file WHERE file_id = :file_id")
 
 _COPY_LINES = f"""
-COPY settlement_line ({", ".join(COLUMNS)}) FROM STDIN
-WITH (FORMAT csv, FORCE_NOT_NULL ({", ".join(TEXT_COLUMNS)}))
+COPY settlement_line ({", ".join(COLUMNS)}) FROM STDIN WITH (FORMAT csv)
 """
 
 _KNOW_SOURCE = text("""

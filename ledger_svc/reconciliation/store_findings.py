@@ -68,7 +68,7 @@ WITH {NEARBY}, choice AS (
          CASE WHEN m.fee_currency = d.currency THEN m.fee_minor ELSE 0 END AS booked_fee,
          m.fee_currency IS NOT NULL AS has_fee,
          translate(d.operation_id::text, '-', '') AS op
-  FROM day_line AS d
+  FROM open_line AS d
   LEFT JOIN matched AS m ON m.file_id = d.file_id AND m.sequence = d.sequence
   WHERE m.journal_id IS NULL OR m.booked_currency <> d.currency OR m.booked_minor <> d.gross
      OR d.fee <> CASE WHEN m.fee_currency = d.currency THEN m.fee_minor ELSE 0 END

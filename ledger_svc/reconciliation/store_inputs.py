@@ -59,24 +59,7 @@ _BANK_INPUTS = text(
 _PSP_INPUTS = text(
     _INPUTS.format(
         ctes="""
-WITH capture AS MATERIALIZED (
-  SELECT count(*) FILTER (
-           WHERE e.create_time >= cast(:from_time AS timestamptz)
-             AND e.create_time < cast(:cut_off_time AS timestamptz)
-         ) AS captures,
-         count(*) FILTER (
-           WHERE j.psp_reference = '' AND e.create_time >= cast(:near_from_time AS timestamptz)
-             AND e.create_time < cast(:near_until_time AS timestamptz)
-         ) AS nameless
-  FROM entry AS e JOIN journal AS j ON j.journal_id = e.journal_id AND j.kind = 1
-  WHERE e.account_kind = 1 AND e.owner_id = '' AND e.source = :source AND e.direction = 1
-    AND e.create_time >= least(
-      cast(:near_from_time AS timestamptz), cast(:from_time AS timestamptz)
-    )
-    AND e.create_time < greatest(
-      cast(:near_until_time AS timestamptz), cast(:cut_off_time AS timestamptz)
-    )
-), unmet AS MATERIALIZED (
+WITH unmet AS MATERIALIZED (
   SELECT order_id, ARRAY[source_reference, related_reference] AS names
   FROM day_line WHERE kind = 'CHARGE' AND capture_id IS NULL
 ), name AS MATERIALIZED (
@@ -89,13 +72,17 @@ WITH capture AS MATERIALIZED (
 )
 """,
         of_captures="""
-       (SELECT captures FROM capture) AS captures,
+       cast(:captures AS bigint) AS captures,
        (SELECT count(*) FROM day_line WHERE capture_id IS NOT NULL)
        + (SELECT count(*) FROM unmet WHERE
             EXISTS (SELECT FROM journal AS j WHERE j.order_id = unmet.order_id AND j.kind = 1)
             OR names && ARRAY(SELECT psp_reference FROM name)
          ) AS met,
-       (SELECT nameless FROM capture) AS nameless,
+       (SELECT count(*)
+        FROM journal AS j JOIN entry AS e ON e.journal_id = j.journal_id AND e.line = 0
+        WHERE j.kind = 1 AND j.psp_reference = '' AND e.account_kind = 1 AND e.source = :source
+          AND j.create_time >= cast(:near_from_time AS timestamptz)
+          AND j.create_time < cast(:near_until_time AS timestamptz)) AS nameless,
        (SELECT coalesce(sum(hashtextextended(operation_id::text, state)), 0)
         FROM registered) AS registered
 """,
@@ -110,7 +97,14 @@ async def begin(
 
     Once in a transaction, before `run`.
     """
-    for statement in store_day.BEGIN_BANK if is_bank else store_day.BEGIN_PSP:
-        await connection.execute(statement, day)
-    row = (await connection.execute(_BANK_INPUTS if is_bank else _PSP_INPUTS, day)).one()
+    if is_bank:
+        for statement in store_day.BEGIN_BANK:
+            await connection.execute(statement, day)
+        row = (await connection.execute(_BANK_INPUTS, day)).one()
+    else:
+        await connection.execute(store_day.BEGIN, day)
+        captures = (await connection.execute(store_day.PSP_DAY_LINE, day)).scalar_one()
+        for statement in store_day.AFTER_PSP_DAY_LINE:
+            await connection.execute(statement, day)
+        row = (await connection.execute(_PSP_INPUTS, {**day, "captures": captures})).one()
     return Inputs(files, *row)

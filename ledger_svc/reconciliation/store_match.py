@@ -58,11 +58,19 @@ ORDER BY capture_id, (capture_currency, capture_minor) = (currency, gross) DESC,
          sequence
 """)
 
+# Those that no pass has matched yet.
+_STILL_OPEN = """
+SELECT * FROM open_line AS d
+WHERE d.kind = 'CHARGE' AND NOT EXISTS (
+  SELECT FROM settlement_match AS m WHERE m.file_id = d.file_id AND m.sequence = d.sequence
+)
+"""
+
 _BY_REFERENCE = text(f"""
 WITH pair AS (
   SELECT c.journal_id, line.file_id, line.sequence, line.came,
          (c.currency, c.amount_minor) = (line.currency, line.gross) AS fits
-  FROM open_line AS line
+  FROM ({_STILL_OPEN}) AS line
   CROSS JOIN LATERAL unnest(ARRAY[line.source_reference, line.related_reference]) AS told (name)
   JOIN open_capture AS c ON c.psp_reference = told.name
   WHERE told.name <> '' AND c.create_time >= cast(:look_back_time AS timestamptz)
@@ -70,13 +78,6 @@ WITH pair AS (
 {_INSERT} SELECT journal_id, file_id, sequence, 'PSP_REFERENCE', :run_id FROM ({_BEST}) AS best
 """)
 
-# Those that no pass has matched yet.
-_STILL_OPEN = """
-SELECT * FROM open_line AS d
-WHERE NOT EXISTS (
-  SELECT FROM settlement_match AS m WHERE m.file_id = d.file_id AND m.sequence = d.sequence
-)
-"""
 _ONLY_PAIRS = """
 SELECT journal_id, file_id, sequence
 FROM (
@@ -126,6 +127,7 @@ PASSES: Sequence[TextClause] = (
     _BY_OPERATION,
     store_day.OPEN_CAPTURE,
     store_day.OPEN_LINE,
+    store_day.ANALYZE_OPEN_LINE,
     _BY_REFERENCE,
     _BY_ORDER,
     _BY_AMOUNT,

@@ -5,6 +5,7 @@ from __future__ import annotations
 from sqlalchemy import text
 
 from ledger_svc.domain import AccountKind, JournalKind
+from ledger_svc.reconciliation import store_day
 from ledger_svc.reconciliation.domain import BreakClass as C
 from ledger_svc.reconciliation.domain import BreakState as S
 from ledger_svc.reconciliation.domain import Resolution
@@ -168,7 +169,8 @@ WHERE b.source = :source AND b.state <> {S.CLEARED} AND (
 """)
 
 # The proof. What the ledger gained by this day is summed from the entries themselves, not
-# from what a finding says that it booked; those of `matched` were read from the entries.
+# from what a finding says that it booked; what the working tables say was booked was read from
+# the entries.
 _BALANCES = f"""
 WITH booked AS (
   SELECT b.journal_id, b.currency
@@ -221,9 +223,15 @@ BALANCES = text(
     _BALANCES.format(
         base_kind=int(AccountKind.PSP_RECEIVABLE),
         more_booked="",
-        more_gained="""
+        more_gained=f"""
   UNION ALL SELECT currency, booked_minor FROM matched WHERE booked_currency = currency
   UNION ALL SELECT currency, -fee_minor FROM matched WHERE fee_currency = currency
+  UNION ALL
+  SELECT currency,
+         sum(capture_minor)
+         - coalesce(sum(told_fee_minor) FILTER (WHERE told_fee_currency = currency), 0)
+  FROM ({store_day.PLAIN}) AS plain
+  GROUP BY currency
 """,
     )
 )

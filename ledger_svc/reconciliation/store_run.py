@@ -45,10 +45,17 @@ class Around(NamedTuple):
     file_day: date | None
 
 
-_ANALYZE = text("""
-ANALYZE (SKIP_LOCKED) journal, entry, settlement_file, statement, settlement_line,
-  settlement_match, settlement_booking
+# What autovacuum has not seen yet, by as much as it would call for another plan.
+_CHANGED = text("""
+SELECT relname FROM pg_stat_user_tables
+WHERE relname = ANY (cast(:tables AS text[]))
+  AND n_mod_since_analyze > 50 + 0.05 * n_live_tup
+ORDER BY relname
 """)
+_ANALYZED = (
+    "journal", "entry", "settlement_file", "statement", "settlement_line", "settlement_match",
+    "settlement_booking",
+)  # fmt: skip
 
 _AROUND = text(f"""
 SELECT max(cut_off_time) FILTER (WHERE settlement_date < :day), max(settlement_date),
@@ -127,8 +134,9 @@ WHERE r.run_id = :run_id
 """
 _FINISH_PSP = text(
     _FINISH_RUN.format(
-        matched="""(SELECT count(*) FROM matched)
-    + (SELECT count(*) FROM day_line WHERE kind IN ('FEE', 'TRANSFER', 'TRANSFER_RETURN'))
+        matched="""(SELECT count(*) FROM day_line) - (SELECT count(*) FROM open_line)
+    + (SELECT count(*) FROM matched)
+    + (SELECT count(*) FROM open_line WHERE kind IN ('FEE', 'TRANSFER', 'TRANSFER_RETURN'))
 """
     )
 )
@@ -203,7 +211,10 @@ WHERE {_BREAK_FILTER}
 
 async def analyze(connection: AsyncConnection) -> None:
     """Lets the planner know what came since autovacuum was here."""
-    await connection.execute(_ANALYZE)
+    changed = (await connection.execute(_CHANGED, {"tables": list(_ANALYZED)})).scalars().all()
+    if changed:
+        names = ", ".join(name for name in _ANALYZED if name in changed)
+        await connection.execute(text(f"ANALYZE (SKIP_LOCKED) {names}"))
 
 
 async def read_around(connection: AsyncConnection, source: str, day: date) -> Around:

@@ -4,10 +4,13 @@ from __future__ import annotations
 
 import csv
 from collections.abc import Iterator, Mapping
+from itertools import islice
 from typing import NamedTuple
 
 from ledger_svc.reconciliation.readers.model import ReadError, ReadReason
 from ledger_svc.reconciliation.readers.source import Source, record_too_long
+
+_BLOCK_RECORDS = 500
 
 
 class Row(NamedTuple):
@@ -37,16 +40,17 @@ class Table:
     def __init__(self, source: Source, *, final_line_end: bool = False) -> None:
         self.header: list[str] = []
         self.number = 0
-        """The line in which the record began that was taken last."""
+        """The line in which the record began that was taken last, or is looked at."""
         self._text = _Text(source)
         self._final_line_end = final_line_end
 
     def row(self, cells: list[str]) -> Row:
-        """The record that was taken last, by column."""
-        return Row(f"line {self.number}", dict(zip(self.header, cells, strict=True)))
+        """The record that begins in the line `number`, by column."""
+        stripped = map(str.strip, cells)
+        return Row(f"line {self.number}", dict(zip(self.header, stripped, strict=True)))
 
     def records(self) -> Iterator[list[str]]:
-        """The stripped cells of each record after the header; blank lines are passed over.
+        """The cells, as they stand, of each record after the header; without blank lines.
 
         Raises ReadError: BAD_ROW, BAD_ENCODING, RECORD_TOO_LONG, FILE_CUT.
         """
@@ -70,7 +74,7 @@ class Table:
                         text.where(self.number),
                         f"{len(cells)} cells, and the header has {width} columns",
                     )
-                yield list(map(str.strip, cells))
+                yield cells
         except csv.Error as error:
             where = text.where(text.row_from)
             if text.at_end:
@@ -81,6 +85,28 @@ class Table:
             raise ReadError(ReadReason.BAD_ROW, where, f"no CSV: {error}") from None
         if self._final_line_end and text.ended_at is not None:
             raise ReadError(ReadReason.FILE_CUT, "end of file", "the last row has no line end")
+
+    def blocks(self) -> Iterator[tuple[list[int], list[list[str]]]]:
+        """The same records, many at a time: the lines in which they began, and their cells.
+
+        Raises ReadError as records does, after the records before it.
+        """
+        records = self.records()
+        wrong = None
+        while wrong is None:
+            numbers: list[int] = []
+            block: list[list[str]] = []
+            try:
+                for cells in islice(records, _BLOCK_RECORDS):
+                    numbers.append(self.number)
+                    block.append(cells)
+            except ReadError as error:
+                wrong = error
+            if block:
+                yield numbers, block
+            elif wrong is None:
+                return
+        raise wrong
 
 
 def header_of(head: bytes) -> list[str]:

@@ -48,18 +48,20 @@ class Tally:
         reversal: bool = False,
     ) -> int:
         """Counts one entry; returns its number, from 1. Raises ReadError if sums overflow."""
-        self.entries += 1
-        if amount_minor >= 0:
-            self.credits_minor += amount_minor
-        else:
-            self.debits_minor -= amount_minor
-        if self.credits_minor > _INT64 or self.debits_minor > _INT64:
-            raise ReadError(ReadReason.AMOUNT_TOO_LARGE, where, "the sum does not fit 64 bits")
+        self.add_all(1, max(amount_minor, 0), max(-amount_minor, 0), where)
         if value_date and self.closing_date and value_date > self.closing_date:
             self._valued_later_minor += amount_minor
         if reversal:
             self._reversals_minor += amount_minor
         return self.entries
+
+    def add_all(self, entries: int, credits_minor: int, debits_minor: int, where: str) -> None:
+        """Counts so many entries by their sums. Raises ReadError if sums overflow."""
+        self.entries += entries
+        self.credits_minor += credits_minor
+        self.debits_minor += debits_minor
+        if self.credits_minor > _INT64 or self.debits_minor > _INT64:
+            raise ReadError(ReadReason.AMOUNT_TOO_LARGE, where, "the sum does not fit 64 bits")
 
     def report(self, code: ProblemCode, text: str, *, breaks: bool = False) -> None:
         """Notes a problem, the first of its code. breaks: so the statement can't tie."""

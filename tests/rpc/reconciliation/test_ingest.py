@@ -97,6 +97,34 @@ async def test_ten_that_send_one_file_at_once_store_it_once(
     assert stored_lines(sql, files[0].file_id) == 300
 
 
+async def test_small_files_that_ten_send_at_once_are_stored_once_and_nobody_is_refused(
+    reconciliation: ReconciliationServiceAsyncStub, psp: str, sql: Sql
+) -> None:
+    for _ in range(20):
+        content = DayFile().line(500, 5, psp_reference=reference()).content()
+        files = await asyncio.gather(*(ingest(reconciliation, content, psp) for _ in range(10)))
+        assert all(file == files[0] for file in files)
+        assert stored_lines(sql, files[0].file_id) == 1
+
+
+async def test_texts_that_csv_quotes_are_stored_as_they_stand(
+    reconciliation: ReconciliationServiceAsyncStub, psp: str, sql: Sql
+) -> None:
+    odds = ('"', '","', "\\N", "a\n\\.\nb", "é\x85\u2028b", ",", "'")
+    texts = [f"{reference()}{odd}" for odd in odds]
+    day = DayFile()
+    for odd in texts:
+        day.line(500, 5, psp_reference=odd, description=f"about {odd}")
+    file = await ingest(reconciliation, day.content(), psp)
+    assert file.state == pb.FILE_STATE_INGESTED, file.problem
+    found = sql.execute(
+        "SELECT source_reference, more -> 'texts' ->> 0, kind, related_reference, create_time"
+        " FROM settlement_line WHERE file_id = %s ORDER BY sequence",
+        [file.file_id],
+    ).fetchall()
+    assert found == [(odd, f"about {odd}", "CHARGE", "", None) for odd in texts]
+
+
 async def test_lines_are_found_by_reference_and_by_operation(
     reconciliation: ReconciliationServiceAsyncStub, psp: str
 ) -> None:

@@ -25,6 +25,28 @@ def a_day() -> OwnFile:
     )
 
 
+def test_lines_that_are_looked_at_one_by_one_are_those_that_are_taken_together() -> None:
+    def a_long_day(**last: str) -> OwnFile:
+        day = OwnFile().open(0)
+        for number in range(1_203):
+            more = {"booking_date": "2026-01-30", "create_time": "2026-01-30T23:59:59.5+01:00"}
+            day.line(
+                7 - number, number % 3, ("CHARGE", "REFUND", "REFUND_REVERSAL")[number % 3],
+                idempotency_key=KEY, order_id=ORDER, psp_reference=f" psp-{number} ",
+                **(more if number % 2 else {"value_date": "2026-02-01"}), **last,
+            )  # fmt: skip
+        return day.close()
+
+    together, one_by_one = (
+        read_all(a_long_day().text()),
+        read_all(a_long_day(exchange_rate=" ").text()),
+    )
+    assert together == one_by_one
+    assert len(together.lines) == 1_203
+    assert together.lines[1].create_time == datetime(2026, 1, 30, 22, 59, 59, 500_000, UTC)
+    assert together.only.ties
+
+
 def test_a_day_is_read_with_all_that_it_carries() -> None:
     outcome = read_all(a_day().text())
     only = outcome.only
