@@ -32,7 +32,7 @@ from mesh.errors import MeshError, Reason
 
 log = structlog.get_logger()
 
-SOON_S = 0.5
+SOON_S = 0.2
 """A file that takes longer to read is stored meanwhile."""
 _NEXT_BLOCK_S = 0.02
 # How many times the limit is read, to tell the caller that it is exceeded.

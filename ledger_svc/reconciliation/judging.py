@@ -14,13 +14,13 @@ from collections.abc import Iterable, Iterator, Sequence
 from dataclasses import dataclass, field
 from datetime import date, datetime
 from functools import lru_cache
-from itertools import islice, repeat
 from typing import IO, BinaryIO
 
 from ledger_svc.reconciliation.domain import BreakClass, Delivery, FileState, Verdict
 from ledger_svc.reconciliation.readers import (
     Limits,
     Line,
+    Lines,
     ProblemCode,
     ReadError,
     ReadReason,
@@ -32,7 +32,7 @@ from ledger_svc.reconciliation.sources import Source
 _BLOCK_BYTES = 1 << 20
 _OUR_ID = re.compile(r"[0-9a-f]{32}", re.ASCII)
 _OUR_IDS = re.compile(r"(?:[0-9a-f]{32})?(?:,(?:[0-9a-f]{32})?)*", re.ASCII)
-_SOME_ITEMS = 500
+_MANY = 500
 # What is looked up by must fit an index; no source's references come near it.
 MAX_REFERENCE_CHARACTERS = 255
 
@@ -45,7 +45,6 @@ COLUMNS = (
     "exchange_rate", "place", "more",
 )  # fmt: skip
 # The texts, from the currency on, are quoted: so an empty one is empty, and not NULL.
-_QUOTE = '"'
 
 
 class Rows:
@@ -96,7 +95,7 @@ def judge(
     try:
         reading = read(stream, Limits(file_bytes=max_file_bytes), delivery.format)
         found.format = reading.format
-        rows.file.writelines(_rows(reading.items, found.statements, rows))
+        rows.file.writelines(_rows(reading.blocks, found.statements, rows))
     except ReadError as error:
         verdict = Verdict(
             FileState.QUARANTINED,
@@ -169,25 +168,37 @@ def _verdict(found: _Read, delivery: Delivery, source: Source) -> Verdict:
 
 
 def _rows(
-    items: Iterator[Line | Statement], statements: list[Statement], rows: Rows
+    blocks: Iterator[Line | Lines | Statement], statements: list[Statement], rows: Rows
 ) -> Iterator[str]:
     """The rows of the lines, many at a time; the statements are set aside."""
     sequence = 1
-    while some := list(islice(items, _SOME_ITEMS)):
-        lines = [item for item in some if isinstance(item, Line)]
-        if lines:
-            if sequence == 1:
-                rows.first_day = lines[0].booking_date
-            yield _csv(sequence, lines)
-            sequence += len(lines)
-        if len(lines) < len(some):
-            of_these = [item for item in some if isinstance(item, Statement)]
-            for one in of_these:
-                _check_length(f"statement {one.number + 1}", one.account or "", one.identity)
-            statements += of_these
+    for lines in _many(blocks, statements):
+        if sequence == 1:
+            rows.first_day = next(iter(lines)).booking_date
+        yield _csv(sequence, lines)
+        sequence += len(lines)
 
 
-def _csv(first: int, lines: Sequence[Line]) -> str:
+def _many(
+    blocks: Iterator[Line | Lines | Statement], statements: list[Statement]
+) -> Iterator[Lines]:
+    single: list[Line] = []
+    for block in blocks:
+        if isinstance(block, Line):
+            single.append(block)
+        elif isinstance(block, Statement):
+            _check_length(f"statement {block.number + 1}", block.account or "", block.identity)
+            statements.append(block)
+        if single and (isinstance(block, Lines) or len(single) == _MANY):
+            yield Lines(tuple(zip(*single, strict=True)))
+            single.clear()
+        if isinstance(block, Lines):
+            yield block
+    if single:
+        yield Lines(tuple(zip(*single, strict=True)))
+
+
+def _csv(first: int, lines: Lines) -> str:
     """The lines, of which the first has this number in the file, as PostgreSQL takes CSV.
 
     Column by column, for millions come: csv.writer would take as long as their reader.
@@ -195,16 +206,16 @@ def _csv(first: int, lines: Sequence[Line]) -> str:
     (
         statements, numbers, places, levels, kinds, amounts, currencies, booking_dates,
         value_dates, gross, fees, source_references, related_references, batch_references, keys,
-        operations, orders, references, texts, times, reversals, originals, other_currencies, rates,
-    ) = zip(*lines, strict=True)  # fmt: skip
+        operations, orders, references, told, times, reversals, originals, other_currencies, rates,
+    ) = lines.columns  # fmt: skip
     named = (source_references, related_references, batch_references, keys)
     if any(max(map(len, column)) > MAX_REFERENCE_CHARACTERS for column in named):
         for place, *names in zip(places, *named, strict=True):
             _check_length(place, *names)
-    more: Iterable[str] = repeat("{}", len(lines))
-    if any(references) or any(texts) or not _OUR_IDS.fullmatch(",".join((*operations, *orders))):
+    more: Sequence[str] = ("{}",) * len(lines)
+    if any(references) or any(told) or not _OUR_IDS.fullmatch(",".join((*operations, *orders))):
         operations, orders, more = zip(
-            *map(_with_more, operations, orders, references, texts), strict=True
+            *map(_with_more, operations, orders, references, told), strict=True
         )
     plain = (
         map(str, range(first, first + len(lines))),
@@ -219,20 +230,16 @@ def _csv(first: int, lines: Sequence[Line]) -> str:
         levels,
         map(str, reversals),
     )
-    quoted = map(
-        _quotable,
-        (
-            currencies, [kind or "" for kind in kinds], *named, other_currencies, rates, places,
-            more,
-        ),
+    texts = (
+        currencies, [kind or "" for kind in kinds], *named, other_currencies, rates, places, more,
     )  # fmt: skip
+    quoted = list(map('","'.join, zip(*texts, strict=True)))
+    if "".join(quoted).count('"') > 2 * (len(texts) - 1) * len(lines):
+        doubled = ([text.replace('"', '""') for text in column] for column in texts)
+        quoted = list(map('","'.join, zip(*doubled, strict=True)))
     return "".join(
-        f'{before},"{quotes}"\n'
-        for before, quotes in zip(
-            map(",".join, zip(*plain, strict=True)),
-            map('","'.join, zip(*quoted, strict=True)),
-            strict=True,
-        )
+        f'{before},"{after}"\n'
+        for before, after in zip(map(",".join, zip(*plain, strict=True)), quoted, strict=True)
     )
 
 
@@ -250,13 +257,6 @@ def _with_more(
 
 def _numbers(column: Sequence[int | None]) -> Iterable[str]:
     return ["" if n is None else str(n) for n in column] if None in column else map(str, column)
-
-
-def _quotable(column: Iterable[str]) -> Iterable[str]:
-    column = tuple(column)
-    if _QUOTE in "".join(column):
-        return [text.replace(_QUOTE, _QUOTE * 2) for text in column]
-    return column
 
 
 def _time(time: datetime | None) -> str:

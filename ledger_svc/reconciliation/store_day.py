@@ -23,7 +23,7 @@ from collections.abc import Sequence
 from sqlalchemy import TextClause, text
 
 # The planner sees these tables as they are, and sorts and hashes of a day stay in memory.
-BEGIN = text("SELECT set_config('work_mem', '128MB', true), begin_day()")
+_BEGIN_BANK = text("SELECT set_config('work_mem', '128MB', true), begin_day()")
 
 # A superseded statement has no lines.
 _FROM = """
@@ -50,40 +50,13 @@ LATERAL (
 ) AS fee
 """
 
-# What was booked about when the day was: nearly every line's capture is among it, and is met
-# by a hash join instead of by hashing an id for each line.
-_BOOKED = """
-SELECT j.operation_id, j.journal_id, e.currency, e.amount_minor, e.create_time
-FROM entry AS e
-JOIN journal AS j ON j.journal_id = e.journal_id
-WHERE e.account_kind = 1 AND e.owner_id = '' AND e.source = :source
-  AND e.direction = {direction} AND j.kind = {kind} AND j.revision = 0
-  AND e.create_time >= cast(:from_time AS timestamptz)
-  AND e.create_time < cast(:cut_off_time AS timestamptz) + interval '1 day'
-"""
-# Answers with the captures up to the cut-off, which the files may miss.
-PSP_DAY_LINE = text(f"""
-WITH capture AS MATERIALIZED ({_BOOKED.format(direction=1, kind=1)}), written AS (
-  INSERT INTO day_line (
-    file_id, sequence, kind, currency, amount_minor, operation_id, order_id, source_reference,
-    related_reference, batch_reference, account, identity, came, gross, fee, capture_id,
-    capture_currency, capture_minor, told_fee_currency, told_fee_minor
-  )
-  SELECT line.*, c.journal_id AS capture_id, c.currency AS capture_currency,
-         c.amount_minor AS capture_minor, k.currency AS told_fee_currency,
-         k.amount_minor AS told_fee_minor
-  FROM (
-    SELECT l.file_id, l.sequence, l.kind, l.currency, l.amount_minor, l.operation_id, l.order_id,
-           l.source_reference, l.related_reference, l.batch_reference, s.account, s.identity,
-           f.create_time AS came,
-           coalesce(l.gross_minor, l.amount_minor + coalesce(l.fee_minor, 0)) AS gross,
-           coalesce(l.fee_minor, 0) AS fee
-    {_FROM}
-  ) AS line
-  LEFT JOIN capture AS c ON c.operation_id = line.operation_id AND line.kind = 'CHARGE'
-  LEFT JOIN ({_BOOKED.format(direction=2, kind=2)}) AS k ON k.operation_id = c.operation_id
-)
-SELECT count(*) FILTER (WHERE create_time < cast(:cut_off_time AS timestamptz)) FROM capture
+# By the hash join of a function, for it may use all processors; see its migration.
+_BEGIN_PSP = text("""
+SELECT set_config('work_mem', '128MB', true),
+       begin_psp_day(
+         :source, :day, cast(:from_time AS timestamptz),
+         cast(:cut_off_time AS timestamptz) + interval '1 day'
+       )
 """)
 # By our own id a capture is found however long ago it was, or late.
 _PSP_LATE = text(f"""
@@ -91,8 +64,8 @@ UPDATE day_line AS d
 SET capture_id = e.journal_id, capture_currency = e.currency, capture_minor = e.amount_minor,
     told_fee_currency = fee.currency, told_fee_minor = fee.amount_minor
 FROM (
-  SELECT ctid AS place, operation_id FROM day_line
-  WHERE kind = 'CHARGE' AND operation_id IS NOT NULL AND capture_id IS NULL
+  SELECT ctid AS place, unmet_operation_id AS operation_id FROM day_line
+  WHERE kind = 'CHARGE' AND unmet_operation_id IS NOT NULL AND capture_id IS NULL
 ) AS l
 CROSS JOIN {CAPTURE_ENTRY.format(journal_id="paymesh_journal_id('capture', l.operation_id, 0)")}
 LEFT JOIN {FEE_ENTRY.format(operation_id="l.operation_id", revision="0")} ON true
@@ -104,8 +77,9 @@ _ANALYZE_DAY_LINE = text("ANALYZE day_line")
 _REGISTERED = text("""
 INSERT INTO registered (file_id, sequence, operation_id, order_id, state)
 WITH line AS MATERIALIZED (
-  SELECT file_id, sequence, operation_id, source_reference
-  FROM day_line WHERE kind = 'CHARGE' AND capture_id IS NULL
+  SELECT file_id, sequence, l.operation_id, l.source_reference
+  FROM day_line AS d JOIN settlement_line AS l USING (file_id, sequence)
+  WHERE d.kind = 'CHARGE' AND d.capture_id IS NULL
 ), named AS MATERIALIZED (
   SELECT file_id, sequence, r.operation_id, r.order_id, r.state
   FROM line JOIN operation_register AS r ON r.operation_id = line.operation_id
@@ -132,30 +106,54 @@ SELECT l.file_id, l.sequence, l.kind, l.currency, l.amount_minor, l.source_refer
 {_FROM}
 """)
 
-BEGIN_BANK: Sequence[TextClause] = (BEGIN, _BANK_DAY_LINE, _ANALYZE_DAY_LINE)
-AFTER_PSP_DAY_LINE: Sequence[TextClause] = (_PSP_LATE, _ANALYZE_DAY_LINE, _REGISTERED)
-"""What begins a run, before its inputs are read; of a PSP's after BEGIN and PSP_DAY_LINE."""
+BEGIN_PSP: Sequence[TextClause] = (_BEGIN_PSP, _PSP_LATE, _ANALYZE_DAY_LINE, _REGISTERED)
+BEGIN_BANK: Sequence[TextClause] = (_BEGIN_BANK, _BANK_DAY_LINE, _ANALYZE_DAY_LINE)
+"""What begins a run, before its inputs are read."""
 
 # As far back as a line may find it by the PSP's reference, or as the day is.
 OPEN_CAPTURE = text("""
 INSERT INTO open_capture (journal_id, psp_reference, currency, amount_minor, create_time)
-SELECT j.journal_id, j.psp_reference, e.currency, e.amount_minor, e.create_time
-FROM entry AS e
-JOIN journal AS j ON j.journal_id = e.journal_id AND j.kind = 1
-WHERE e.account_kind = 1 AND e.owner_id = '' AND e.source = :source AND e.direction = 1
-  AND e.create_time >= least(
-    cast(:look_back_time AS timestamptz), cast(:from_time AS timestamptz)
-  )
-  AND NOT EXISTS (SELECT FROM settlement_match AS m WHERE m.journal_id = e.journal_id)
+SELECT e.journal_id, j.psp_reference, e.currency, e.amount_minor, e.create_time
+FROM (
+  SELECT journal_id, currency, amount_minor, create_time
+  FROM entry
+  WHERE account_kind = 1 AND owner_id = '' AND source = :source AND direction = 1
+    AND create_time >= least(
+      cast(:look_back_time AS timestamptz), cast(:from_time AS timestamptz)
+    )
+    AND NOT EXISTS (SELECT FROM settlement_match AS m WHERE m.journal_id = entry.journal_id)
+  OFFSET 0
+) AS e
+CROSS JOIN LATERAL (
+  SELECT * FROM journal WHERE journal.journal_id = e.journal_id OFFSET 0
+) AS j
+WHERE j.kind = 1
 """)
 OPEN_LINE = text("""
-INSERT INTO open_line
-SELECT d.*
-FROM day_line AS d
-LEFT JOIN settlement_match AS m ON m.file_id = d.file_id AND m.sequence = d.sequence
-WHERE m.journal_id IS NULL OR m.journal_id IS DISTINCT FROM d.capture_id
-   OR d.capture_currency <> d.currency OR d.capture_minor <> d.gross
-   OR d.fee <> CASE WHEN d.told_fee_currency = d.currency THEN d.told_fee_minor ELSE 0 END
+INSERT INTO open_line (
+  file_id, sequence, kind, currency, amount_minor, operation_id, order_id, source_reference,
+  related_reference, batch_reference, account, identity, came, gross, fee, capture_id,
+  capture_currency, capture_minor, told_fee_currency, told_fee_minor
+)
+SELECT d.file_id, d.sequence, d.kind, d.currency, d.amount_minor, l.operation_id, l.order_id,
+       l.source_reference, l.related_reference, l.batch_reference, s.account, s.identity, d.came,
+       d.gross, d.fee, d.capture_id, d.capture_currency, d.capture_minor, d.told_fee_currency,
+       d.told_fee_minor
+FROM (
+  SELECT d.*
+  FROM day_line AS d
+  LEFT JOIN settlement_match AS m ON m.file_id = d.file_id AND m.sequence = d.sequence
+  WHERE m.journal_id IS NULL OR m.journal_id IS DISTINCT FROM d.capture_id
+     OR d.capture_currency <> d.currency OR d.capture_minor <> d.gross
+     OR d.fee <> CASE WHEN d.told_fee_currency = d.currency THEN d.told_fee_minor ELSE 0 END
+  OFFSET 0
+) AS d
+CROSS JOIN LATERAL (
+  SELECT * FROM settlement_line AS l
+  WHERE l.file_id = d.file_id AND l.sequence = d.sequence
+  OFFSET 0
+) AS l
+JOIN statement AS s ON s.file_id = l.file_id AND s.number = l.statement
 """)
 ANALYZE_OPEN_LINE = text("ANALYZE open_line")
 MATCHED = text("""

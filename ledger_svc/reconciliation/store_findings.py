@@ -73,12 +73,15 @@ WITH {NEARBY}, choice AS (
   WHERE m.journal_id IS NULL OR m.booked_currency <> d.currency OR m.booked_minor <> d.gross
      OR d.fee <> CASE WHEN m.fee_currency = d.currency THEN m.fee_minor ELSE 0 END
 ), counted AS (
-  SELECT file_id, sequence, row_number() OVER (
-           PARTITION BY account, identity, currency, kind, source_reference, operation_id
-           ORDER BY file_id, sequence
+  SELECT l.file_id, l.sequence, row_number() OVER (
+           PARTITION BY s.account, s.identity, l.currency, l.kind, l.source_reference,
+                        l.operation_id
+           ORDER BY l.file_id, l.sequence
          ) AS occurrence
-  FROM day_line
-  WHERE (kind, source_reference) IN (SELECT kind, source_reference FROM told)
+  FROM statement AS s
+  JOIN settlement_line AS l ON l.file_id = s.file_id AND l.statement = s.number
+  WHERE s.source = :source AND s.settlement_date = :day AND s.is_current AND l.level = 'ENTRY'
+    AND (l.kind, l.source_reference) IN (SELECT kind, source_reference FROM told)
 ), line AS MATERIALIZED (
   SELECT told.*, counted.occurrence FROM told JOIN counted USING (file_id, sequence)
 ), met AS (
@@ -284,7 +287,7 @@ WITH paid AS (
   SELECT batch_reference, currency, sum(amount_minor) AS amount,
          (array_agg(file_id ORDER BY file_id, sequence))[1] AS file_id,
          (array_agg(sequence ORDER BY file_id, sequence))[1] AS sequence
-  FROM day_line
+  FROM open_line
   WHERE kind = 'TRANSFER' AND batch_reference <> ''
   GROUP BY batch_reference, currency
 ), listed AS (

@@ -37,8 +37,8 @@ class Inputs(NamedTuple):
 
 # Nothing here looks at matches or breaks: a run must not change its own inputs.
 _INPUTS = """
-{ctes}
-SELECT (SELECT count(*) FROM day_line) AS lines, {of_captures},
+WITH {ctes} day AS (SELECT count(*) AS lines, count({met}) AS met FROM day_line)
+SELECT (SELECT lines FROM day) AS lines, {of_captures},
        (SELECT count(*)
         FROM break_resolution AS r JOIN settlement_break AS b ON b.break_id = r.break_id
         WHERE b.source = :source AND b.settlement_date = :day) AS decisions,
@@ -54,14 +54,17 @@ SELECT (SELECT count(*) FROM day_line) AS lines, {of_captures},
         )) AS before
 """
 _BANK_INPUTS = text(
-    _INPUTS.format(ctes="", of_captures="0 AS captures, 0 AS met, 0 AS nameless, 0 AS registered")
+    _INPUTS.format(
+        ctes="", met="*", of_captures="0 AS captures, 0 AS met, 0 AS nameless, 0 AS registered"
+    )
 )
 _PSP_INPUTS = text(
     _INPUTS.format(
         ctes="""
-WITH unmet AS MATERIALIZED (
-  SELECT order_id, ARRAY[source_reference, related_reference] AS names
-  FROM day_line WHERE kind = 'CHARGE' AND capture_id IS NULL
+unmet AS MATERIALIZED (
+  SELECT l.order_id, ARRAY[l.source_reference, l.related_reference] AS names
+  FROM day_line AS d JOIN settlement_line AS l USING (file_id, sequence)
+  WHERE d.kind = 'CHARGE' AND d.capture_id IS NULL
 ), name AS MATERIALIZED (
   SELECT DISTINCT j.psp_reference
   FROM (SELECT DISTINCT unnest(names) AS name FROM unmet) AS told
@@ -69,11 +72,19 @@ WITH unmet AS MATERIALIZED (
   JOIN entry AS e ON e.journal_id = j.journal_id AND e.line = 0
   WHERE e.account_kind = 1 AND e.source = :source
     AND e.create_time >= cast(:look_back_time AS timestamptz)
-)
+),
 """,
+        met="capture_id",
         of_captures="""
-       cast(:captures AS bigint) AS captures,
-       (SELECT count(*) FROM day_line WHERE capture_id IS NOT NULL)
+       (SELECT count(*)
+        FROM entry AS e
+        WHERE e.account_kind = 1 AND e.owner_id = '' AND e.source = :source AND e.direction = 1
+          AND e.create_time >= cast(:from_time AS timestamptz)
+          AND e.create_time < cast(:cut_off_time AS timestamptz)
+          AND NOT EXISTS (SELECT FROM settlement_booking AS b WHERE b.journal_id = e.journal_id)
+          AND NOT EXISTS (SELECT FROM settlement_booking AS b WHERE b.reversal_id = e.journal_id)
+       ) AS captures,
+       (SELECT met FROM day)
        + (SELECT count(*) FROM unmet WHERE
             EXISTS (SELECT FROM journal AS j WHERE j.order_id = unmet.order_id AND j.kind = 1)
             OR names && ARRAY(SELECT psp_reference FROM name)
@@ -97,14 +108,7 @@ async def begin(
 
     Once in a transaction, before `run`.
     """
-    if is_bank:
-        for statement in store_day.BEGIN_BANK:
-            await connection.execute(statement, day)
-        row = (await connection.execute(_BANK_INPUTS, day)).one()
-    else:
-        await connection.execute(store_day.BEGIN, day)
-        captures = (await connection.execute(store_day.PSP_DAY_LINE, day)).scalar_one()
-        for statement in store_day.AFTER_PSP_DAY_LINE:
-            await connection.execute(statement, day)
-        row = (await connection.execute(_PSP_INPUTS, {**day, "captures": captures})).one()
+    for statement in store_day.BEGIN_BANK if is_bank else store_day.BEGIN_PSP:
+        await connection.execute(statement, day)
+    row = (await connection.execute(_BANK_INPUTS if is_bank else _PSP_INPUTS, day)).one()
     return Inputs(files, *row)

@@ -47,15 +47,18 @@ ORDER BY file_id, sequence, fits DESC, journal_id
 # The file repeats our operation: a line has one candidate, which it brings along.
 _BY_OPERATION = text("""
 INSERT INTO settlement_match (journal_id, file_id, sequence, rule, run_id)
-SELECT DISTINCT ON (capture_id) capture_id, file_id, sequence, 'OPERATION', :run_id
-FROM day_line AS d
-WHERE capture_id IS NOT NULL
-  AND NOT EXISTS (
-    SELECT FROM settlement_match AS m WHERE m.file_id = d.file_id AND m.sequence = d.sequence
-  )
-  AND NOT EXISTS (SELECT FROM settlement_match AS m WHERE m.journal_id = d.capture_id)
-ORDER BY capture_id, (capture_currency, capture_minor) = (currency, gross) DESC, came, file_id,
-         sequence
+SELECT capture_id, file_id, sequence, 'OPERATION', :run_id
+FROM (
+  SELECT DISTINCT ON (capture_id) capture_id, file_id, sequence
+  FROM day_line AS d
+  WHERE capture_id IS NOT NULL
+    AND NOT EXISTS (
+      SELECT FROM settlement_match AS m WHERE m.file_id = d.file_id AND m.sequence = d.sequence
+    )
+    AND NOT EXISTS (SELECT FROM settlement_match AS m WHERE m.journal_id = d.capture_id)
+  ORDER BY capture_id, (capture_currency, capture_minor) = (currency, gross) DESC, came, file_id,
+           sequence
+) AS best
 """)
 
 # Those that no pass has matched yet.

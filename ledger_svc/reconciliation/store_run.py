@@ -49,7 +49,7 @@ class Around(NamedTuple):
 _CHANGED = text("""
 SELECT relname FROM pg_stat_user_tables
 WHERE relname = ANY (cast(:tables AS text[]))
-  AND n_mod_since_analyze > 50 + 0.05 * n_live_tup
+  AND n_mod_since_analyze > 0.05 * n_live_tup
 ORDER BY relname
 """)
 _ANALYZED = (

@@ -2,10 +2,11 @@
 
 from __future__ import annotations
 
+from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
 from datetime import date, datetime
 from enum import StrEnum
-from typing import NamedTuple
+from typing import Any, NamedTuple
 
 from mesh.settlement_file import Kind
 
@@ -112,6 +113,21 @@ class Line(NamedTuple):
     original_amount_minor: int | None = None
     original_currency_code: str = ""
     exchange_rate: str = ""
+
+
+@dataclass(frozen=True, slots=True)
+class Lines:
+    """Many lines, column by column: the fields of Line in their order, all of one length."""
+
+    columns: tuple[Sequence[Any], ...]
+
+    def __len__(self) -> int:
+        """How many lines."""
+        return len(self.columns[0])
+
+    def __iter__(self) -> Iterator[Line]:
+        """Each of them."""
+        return map(Line, *self.columns)
 
 
 class ProblemCode(StrEnum):

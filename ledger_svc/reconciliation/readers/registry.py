@@ -14,6 +14,7 @@ from ledger_svc.reconciliation.readers import camt053, mt940, psp_csv, stripe_cs
 from ledger_svc.reconciliation.readers.model import (
     Limits,
     Line,
+    Lines,
     ReadError,
     ReadReason,
     Statement,
@@ -23,7 +24,7 @@ from ledger_svc.reconciliation.readers.source import Source
 from ledger_svc.reconciliation.readers.xml_stream import charset_of
 from mesh import settlement_file
 
-ReadFunction = Callable[[Source, str], Iterator[Line | Statement]]
+ReadFunction = Callable[[Source, str], Iterator[Line | Lines | Statement]]
 
 
 class Head(NamedTuple):
@@ -46,14 +47,23 @@ class Format:
 
 
 class Reading(NamedTuple):
-    """A file that was recognised. items: its lines as they come, then its statements.
+    """A file that was recognised. blocks: its lines as they come, then its statements.
 
-    Taking from items raises ReadError at the first thing that can't be read; what came before
+    Taking from it raises ReadError at the first thing that can't be read; what came before
     is then worth nothing.
     """
 
     format: str
-    items: Iterator[Line | Statement]
+    blocks: Iterator[Line | Lines | Statement]
+
+    @property
+    def items(self) -> Iterator[Line | Statement]:
+        """The same, line by line."""
+        for block in self.blocks:
+            if isinstance(block, Lines):
+                yield from block
+            else:
+                yield block
 
 
 def read(stream: BinaryIO, limits: Limits | None = None, expected: str = "") -> Reading:
