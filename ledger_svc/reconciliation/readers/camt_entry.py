@@ -11,6 +11,7 @@ from ledger_svc.reconciliation.readers.camt_xml import (
     child,
     children,
     flag,
+    named,
     parts,
     said,
     text,
@@ -83,7 +84,7 @@ def head(element: Element, where: str) -> Head:
     told = parts(element, where)
     amount_minor, currency_code = _amount(told.get("Amt"), f"{where}/Amt")
     status = told.get("Sts")
-    state = said(status) or text(status, "Cd")
+    state = said(status) or said(named(status).get("Cd"))
     if state not in _STATES:
         # A bank's own word (Sts/Prtry) does not tell whether the money moved.
         raise ReadError(
@@ -185,9 +186,10 @@ def _day(element: Element | None, where: str) -> date | None:
 
 
 def _bank_code(element: Element | None) -> str:
-    domain = child(element, "Domn")
-    if domain is None:
-        return text(element, "Prtry", "Cd")
-    family = child(domain, "Fmly")
-    codes = (text(domain, "Cd"), text(family, "Cd"), text(family, "SubFmlyCd"))
+    told = named(element)
+    if "Domn" not in told:
+        return text(told.get("Prtry"), "Cd")
+    domain = named(told["Domn"])
+    family = named(domain.get("Fmly"))
+    codes = (said(domain.get("Cd")), said(family.get("Cd")), said(family.get("SubFmlyCd")))
     return "/".join(code for code in codes if code)

@@ -48,6 +48,14 @@ def parts(element: Element, where: str) -> Mapping[str, Element]:
     return found
 
 
+def named(element: Element | None) -> Mapping[str, Element]:
+    """The children by local name, the first of each: in one pass, where several are looked up."""
+    found: dict[str, Element] = {}
+    for one in element if element is not None else ():
+        found.setdefault(split_tag(one.tag)[1], one)
+    return found
+
+
 def said(element: Element | None) -> str:
     """The stripped text of an element; empty if there is none."""
     return (element.text or "").strip() if element is not None else ""
