@@ -45,17 +45,10 @@ class Around(NamedTuple):
     file_day: date | None
 
 
-# What autovacuum has not seen yet, by as much as it would call for another plan.
-_CHANGED = text("""
-SELECT relname FROM pg_stat_user_tables
-WHERE relname = ANY (cast(:tables AS text[]))
-  AND n_mod_since_analyze > 0.05 * n_live_tup
-ORDER BY relname
+_ANALYZE = text("""
+ANALYZE (SKIP_LOCKED) journal, entry, settlement_file, statement, settlement_line,
+  settlement_match, settlement_booking
 """)
-_ANALYZED = (
-    "journal", "entry", "settlement_file", "statement", "settlement_line", "settlement_match",
-    "settlement_booking",
-)  # fmt: skip
 
 _AROUND = text(f"""
 SELECT max(cut_off_time) FILTER (WHERE settlement_date < :day), max(settlement_date),
@@ -211,10 +204,7 @@ WHERE {_BREAK_FILTER}
 
 async def analyze(connection: AsyncConnection) -> None:
     """Lets the planner know what came since autovacuum was here."""
-    changed = (await connection.execute(_CHANGED, {"tables": list(_ANALYZED)})).scalars().all()
-    if changed:
-        names = ", ".join(name for name in _ANALYZED if name in changed)
-        await connection.execute(text(f"ANALYZE (SKIP_LOCKED) {names}"))
+    await connection.execute(_ANALYZE)
 
 
 async def read_around(connection: AsyncConnection, source: str, day: date) -> Around:
