@@ -213,7 +213,10 @@ def _csv(first: int, lines: Lines) -> str:
         for place, *names in zip(places, *named, strict=True):
             _check_length(place, *names)
     more: Sequence[str] = ("{}",) * len(lines)
-    if any(references) or any(told) or not _OUR_IDS.fullmatch(",".join((*operations, *orders))):
+    given = (*operations, *orders)
+    # With their lengths, for a text with a comma would look like two of them.
+    are_ours = set(map(len, given)) <= {0, 32} and _OUR_IDS.fullmatch(",".join(given))
+    if any(references) or any(told) or not are_ours:
         operations, orders, more = zip(
             *map(_with_more, operations, orders, references, told), strict=True
         )

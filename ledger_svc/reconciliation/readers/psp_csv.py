@@ -169,14 +169,16 @@ class _Reader:
             return None
         column = dict(zip(self._table.header, zip(*rows, strict=True), strict=True))
         count, first = len(rows), page.tally.entries + 1
-        checked = zip(*map(column.__getitem__, _CHECKED), strict=True)
+        cells = zip(*map(column.__getitem__, _CHECKED), strict=True)
+        checked = "\n".join(map(",".join, cells)) + "\n"
         if (
             not set(column["account"]) <= {"", page.tally.account}
             or not set(column["currency_code"]) <= {"", page.currency}
             or not set(column["kind"]) <= _KINDS.keys()
             or any(any(column[name]) for name in _RARE)
             or self._entries + count > self._limits.entries
-            or not _SURE.fullmatch("\n".join(map(",".join, checked)) + "\n")
+            or checked.count("\n") != count  # a cell may hold one, and look like two lines
+            or not _SURE.fullmatch(checked)
             or list(map(int, column["line_no"])) != list(range(first, first + count))
         ):
             return None

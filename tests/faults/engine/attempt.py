@@ -11,6 +11,7 @@ import grpc
 from mesh.errors import Reason
 from mesh.status import from_rpc_error
 from tests.faults.checker import Sessions
+from tests.faults.engine.faults import Kind
 from tests.faults.engine.mesh import FailingMesh
 
 AGAIN_S = 0.01
@@ -45,12 +46,13 @@ class Attempt(Protocol):
 class Flow:
     """begin: makes an attempt. settings: of services, beyond those of every mesh.
 
-    replicas: of payment_svc.
+    replicas: of payment_svc. spared: faults, with their points, that nobody's design survives.
     """
 
     begin: Callable[[], Attempt]
     settings: Mapping[str, Mapping[str, object]] = field(default_factory=dict)
     replicas: int = 1
+    spared: frozenset[tuple[str, Kind]] = frozenset()
 
 
 def passing(error: grpc.RpcError) -> str:

@@ -14,12 +14,18 @@ from paymesh.payment.v1 import payment_pb2 as pb
 
 from tests.faults.checker import Sessions, Told, check
 from tests.faults.engine.attempt import AGAIN_S, Flow, passing
+from tests.faults.engine.faults import Kind
 from tests.faults.engine.mesh import PATIENCE_S, FailingMesh
 from tests.faults.engine.night import SOURCES, Reconciling
 from tests.support.checkout import new_checkout, new_order
 
 CALL_S = 2.0
 """How long the buyer's backend waits for one call; then it calls again."""
+
+# A resend may be on its way for as long as the executor's deadline or a pause: production has
+# hours between the two, and here it is still longer than both together.
+_KEY_WINDOW_S = 0.3
+_KEY_MEMORY_S = 1.5
 
 Ends: TypeAlias = "frozenset[pb.OrderState.ValueType]"
 
@@ -101,6 +107,16 @@ def _amount(number: int) -> int:
     return 10_000 + number
 
 
+class Forgetting(Buying):
+    """A payment that is looked at again when the PSP has forgotten its keys."""
+
+    async def drive(self, mesh: FailingMesh) -> None:
+        """Until it rests, and then until whatever is asked of the PSP is news to it."""
+        await super().drive(mesh)
+        await asyncio.sleep(_KEY_MEMORY_S + 0.1)
+        await super().drive(mesh)
+
+
 class Racing(Buying):
     """Between 2 and 16 callers who say the same at once, to two replicas."""
 
@@ -132,6 +148,18 @@ FLOWS: Mapping[str, Flow] = {
     "silence": buying("tok_timeout_nothing", _SUCCEEDED),
     "too-many-requests": buying("tok_unavailable_twice", _SUCCEEDED),
     "wrong-amount": buying("tok_wrong_amount", _PARKED),
+    # One is charged and never told, the other one is not heard at first; then the keys are gone.
+    # What the network delivers after that, long after all was over, no PSP can tell from news.
+    "key-forgotten": Flow(
+        partial(
+            Forgetting, "tok_silent", [_PARKED, _SUCCEEDED | _PARKED], {1: "tok_timeout_nothing"}
+        ),
+        {
+            "executor": {"key_window_s": _KEY_WINDOW_S},
+            "psp_stub": {"key_memory_s": _KEY_MEMORY_S},
+        },
+        spared=frozenset({("executor>psp_stub Charge", Kind.LATE_DUPLICATE)}),
+    ),
     "race": Flow(Racing, replicas=2),
     "night": Flow(Reconciling, settings={"ledger": {"sources": SOURCES}}),
 }

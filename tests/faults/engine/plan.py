@@ -8,6 +8,7 @@ from collections.abc import Iterable, Iterator, Mapping
 from functools import reduce
 
 from tests.faults.engine.faults import Fault, Scenario, kinds_at
+from tests.faults.engine.flows import FLOWS
 
 # Passed again and again for as long as anything lasts: the next passage is like the one before.
 _RECURRING = frozenset(
@@ -19,14 +20,14 @@ _MOST_PASSAGES_LATER = 2
 
 def singles(flow: str, passed: Mapping[str, int]) -> list[Scenario]:
     """Every fault at every passage of a flow. `passed`: its points when nothing fails."""
-    return [Scenario(flow, (fault,)) for fault in _faults(passed, _MOST_PASSAGES)]
+    return [Scenario(flow, (fault,)) for fault in _faults(flow, passed, _MOST_PASSAGES)]
 
 
 def followed(scenario: Scenario, passed: Mapping[str, int]) -> list[Scenario]:
     """The scenario and one more fault, at all that it passed after its last one."""
     return [
         Scenario(scenario.flow, (*scenario.faults, fault))
-        for fault in _faults(passed, _MOST_PASSAGES_LATER)
+        for fault in _faults(scenario.flow, passed, _MOST_PASSAGES_LATER)
     ]
 
 
@@ -49,8 +50,10 @@ def always(passages: Iterable[Mapping[str, int]]) -> Counter[str]:
     return common
 
 
-def _faults(passed: Mapping[str, int], most: int) -> Iterator[Fault]:
+def _faults(flow: str, passed: Mapping[str, int], most: int) -> Iterator[Fault]:
+    spared = FLOWS[flow].spared
     for point, times in sorted(passed.items()):
         for nth in range(1, 1 + min(times, 1 if point in _RECURRING else most)):
             for kind in kinds_at(point):
-                yield Fault(point, nth, kind)
+                if (point, kind) not in spared:
+                    yield Fault(point, nth, kind)

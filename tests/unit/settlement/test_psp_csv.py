@@ -47,6 +47,14 @@ def test_lines_that_are_looked_at_one_by_one_are_those_that_are_taken_together()
     assert together.only.ties
 
 
+@pytest.mark.parametrize("column", ["net_minor", "line_no", "idempotency_key", "order_id"])
+def test_a_cell_that_holds_what_looks_like_another_line_is_refused(column: str) -> None:
+    for hidden in ("1\n,,,2,1,0,1", "1,1", f"{KEY},{KEY}", f"\n{KEY},,,2,1,0,1"):
+        day = OwnFile().open(0).line(1, 0, **{column: hidden}).line(1, 0).close()
+        refused = refusal(day.text())
+        assert refused.where == f"line 3, column {column}"
+
+
 def test_a_day_is_read_with_all_that_it_carries() -> None:
     outcome = read_all(a_day().text())
     only = outcome.only
