@@ -5,8 +5,8 @@ begin_day() of the migrations makes them, for the service itself may make no tab
 Every pass would else read the day's lines anew and look up each one's journals by a computed
 id; a million lines would take minutes. What is in them, in their order:
 
-day_line: the lines that count. Of a PSP's also the capture that their operation names
-    (capture_*), and what its fee journal says (told_fee_*), from the entries.
+day_line: the lines that count. A PSP's without their texts, but with the capture that their
+    operation names (capture_*), and what its fee journal says (told_fee_*), from the entries.
 registered: what the register says of lines without such a capture.
 open_capture: the captures at the source that no line is matched with after the first pass.
 open_line: the lines of which more is to be said after the first pass: those that no capture is

@@ -3,6 +3,7 @@
 python -m tests.faults.engine                       singles and pairs; docs/faults.md
 python -m tests.faults.engine --pairs 0             singles alone
 python -m tests.faults.engine --all                 every pair of every flow
+python -m tests.faults.engine --all --part 1/4      a quarter of them
 python -m tests.faults.engine --triples 20000       sampled triples of the flow with one order
 python -m tests.faults.engine --replay 'SCENARIO'   one scenario, with the services' log
 """
@@ -31,6 +32,7 @@ def main() -> int:
     parser.add_argument("--triples", type=int, default=0, metavar="N")
     parser.add_argument("--races", type=int, default=0, metavar="N")
     parser.add_argument("--all", action="store_true")
+    parser.add_argument("--part", type=_part, default=(1, 1), metavar="NUMBER/OF")
     parser.add_argument("--seed", type=int, default=1)
     parser.add_argument("--report", type=Path)
     parser.add_argument("--replay", type=Scenario.parse, metavar="SCENARIO")
@@ -41,7 +43,7 @@ def main() -> int:
         return asyncio.run(_races(asked.races))
     flows = asked.flow or [flow for flow in FLOWS if flow != "race"]
     plan = campaign.Asked(
-        flows, {flow: _pairs(flow, asked) for flow in flows}, asked.triples, asked.seed
+        flows, {flow: _pairs(flow, asked) for flow in flows}, asked.triples, asked.seed, asked.part
     )
     started = time.monotonic()
     done = asyncio.run(campaign.run(plan, _say))
@@ -50,6 +52,13 @@ def main() -> int:
         asked.report.write_text(text)
     _say(report.summary(done, time.monotonic() - started))
     return 1 if report.failures(done) else 0
+
+
+def _part(text: str) -> tuple[int, int]:
+    number, of = map(int, text.split("/"))
+    if not 1 <= number <= of:
+        raise ValueError
+    return number, of
 
 
 def _pairs(flow: str, asked: argparse.Namespace) -> int | None:

@@ -27,12 +27,16 @@ Say = Callable[[str], None]
 
 @dataclass(frozen=True, slots=True)
 class Asked:
-    """How much to run. pairs: how many of a flow at most; None is all of them."""
+    """How much to run. pairs: how many of a flow at most; None is all of them.
+
+    part: of the pairs and triples only the first of so many parts, or another one.
+    """
 
     flows: Sequence[str]
     pairs: Mapping[str, int | None]
     triples: int = 0
     seed: int = 1
+    part: tuple[int, int] = (1, 1)
 
 
 def usual(flow: str) -> int | None:
@@ -73,6 +77,7 @@ async def _run(crew: Crew, flow: str, asked: Asked, say: Say) -> Done:
     done.singles = await crew.run(plan.singles(flow, done.points), _Progress(say, f"{flow}, one"))
     pairs = [pair for r in done.singles if r.all_fired for pair in _more(r)]
     done.pairs_in_all = len(pairs)
+    pairs = plan.part(pairs, *asked.part)
     most = asked.pairs[flow]
     if most is not None:
         pairs = plan.sample(pairs, most, asked.seed)
@@ -80,7 +85,7 @@ async def _run(crew: Crew, flow: str, asked: Asked, say: Say) -> Done:
     if asked.triples and flow == EXHAUSTIVE:
         triples = plan.sample(
             (triple for r in done.pairs if r.all_fired for triple in _more(r)),
-            asked.triples,
+            asked.triples // asked.part[1],
             asked.seed,
         )
         done.triples = await crew.run(triples, _Progress(say, f"{flow}, three of {len(triples)}"))
