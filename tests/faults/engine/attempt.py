@@ -47,12 +47,14 @@ class Flow:
     """begin: makes an attempt. settings: of services, beyond those of every mesh.
 
     replicas: of payment_svc. spared: faults, with their points, that nobody's design survives.
+    waits: for seconds, so that it is part of `make faults` and not of `make test`.
     """
 
     begin: Callable[[], Attempt]
     settings: Mapping[str, Mapping[str, object]] = field(default_factory=dict)
     replicas: int = 1
     spared: frozenset[tuple[str, Kind]] = frozenset()
+    waits: bool = False
 
 
 def passing(error: grpc.RpcError) -> str:

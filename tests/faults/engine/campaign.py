@@ -20,6 +20,8 @@ PAIRS_SAMPLED = 3_000
 PAIRS_OF_OTHERS = 300
 """Of each of the flows that differ in what the PSP does alone."""
 _RUNS_WITHOUT_FAULT = 24
+_TRIES_OF_SINGLES = 12
+"""What 24 runs passed may still be chance, and missed a few times."""
 _PROGRESS_S = 30.0
 
 Say = Callable[[str], None]
@@ -74,7 +76,9 @@ async def _run(crew: Crew, flow: str, asked: Asked, say: Say) -> Done:
     started = time.monotonic()
     quiet = await crew.run_each([Scenario(flow)] * _RUNS_WITHOUT_FAULT)
     done = Done(flow, plan.always(passed for result in quiet for passed in result.passed))
-    done.singles = await crew.run(plan.singles(flow, done.points), _Progress(say, f"{flow}, one"))
+    done.singles = await crew.run(
+        plan.singles(flow, done.points), _Progress(say, f"{flow}, one"), tries=_TRIES_OF_SINGLES
+    )
     pairs = [pair for r in done.singles if r.all_fired for pair in _more(r)]
     done.pairs_in_all = len(pairs)
     pairs = plan.part(pairs, *asked.part)

@@ -18,7 +18,7 @@ WORKERS = max(1, min(2, os.cpu_count() or 1))
 MESHES = 4
 """In each worker: most of a scenario is waiting, for deadlines, leases and reconnections."""
 
-_TRIES = 3
+TRIES = 3
 """For a scenario whose second fault did not come to pass: what happens at once has no order."""
 
 
@@ -60,12 +60,16 @@ class Crew:
             await worker.wait()
 
     async def run(
-        self, scenarios: Iterable[Scenario], tell: Callable[[Result], None] = lambda _: None
+        self,
+        scenarios: Iterable[Scenario],
+        tell: Callable[[Result], None] = lambda _: None,
+        *,
+        tries: int = TRIES,
     ) -> list[Result]:
-        """Runs them all; what did not fire is tried again a few times."""
+        """Runs them all; what did not fire is tried again, so many times in all."""
         results: dict[str, Result] = {}
         missing = list(scenarios)
-        for _ in range(_TRIES):
+        for _ in range(tries):
             for result in await self.run_each(missing, tell):
                 results[str(result.scenario)] = result
             missing = [

@@ -112,8 +112,9 @@ class Forgetting(Buying):
 
     async def drive(self, mesh: FailingMesh) -> None:
         """Until it rests, and then until whatever is asked of the PSP is news to it."""
-        await super().drive(mesh)
-        await asyncio.sleep(_KEY_MEMORY_S + 0.1)
+        if not self._rests:
+            await super().drive(mesh)
+            await asyncio.sleep(_KEY_MEMORY_S + 0.1)
         await super().drive(mesh)
 
 
@@ -159,6 +160,7 @@ FLOWS: Mapping[str, Flow] = {
             "psp_stub": {"key_memory_s": _KEY_MEMORY_S},
         },
         spared=frozenset({("executor>psp_stub Charge", Kind.LATE_DUPLICATE)}),
+        waits=True,
     ),
     "race": Flow(Racing, replicas=2),
     "night": Flow(Reconciling, settings={"ledger": {"sources": SOURCES}}),
