@@ -93,7 +93,7 @@ class TestDeadline:
             await WalletServiceStub(plain).GetWallet(REQUEST)
         (left,) = callee.seen
         assert left is not None
-        assert 6 < left <= 7
+        assert 6 < left < 8  # on the wire a time is rounded up by some milliseconds
 
     @pytest.mark.parametrize("how", ["unary", "stream"])
     @pytest.mark.parametrize("timeout_s", [1, 20])
@@ -161,7 +161,7 @@ class TestDeadline:
             running.cancel()
         (left,) = callee.seen
         assert left is not None
-        assert 6 < left <= 7
+        assert 6 < left < 8  # on the wire a time is rounded up by some milliseconds
 
     def test_none_outside_a_call(self) -> None:
         assert deadline.remaining_s() is None
