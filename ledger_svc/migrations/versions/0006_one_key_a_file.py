@@ -1,10 +1,8 @@
-"""A settlement file has one key; of a run's lines only the open ones are written twice."""
+"""A settlement file has one key; captures without a PSP reference are found by an index."""
 
 from __future__ import annotations
 
 from alembic import op
-
-from mesh.migrations import app_role
 
 revision = "0006"
 down_revision = "0005"
@@ -23,41 +21,10 @@ _NAMELESS = """
 CREATE INDEX journal_nameless ON journal (create_time) WHERE kind = 1 AND psp_reference = ''
 """
 
-# As in 0005, but that an open line has all that a day's line has.
-_FUNCTION = """
-CREATE OR REPLACE FUNCTION begin_day() RETURNS void
-LANGUAGE plpgsql SECURITY DEFINER SET search_path = pg_catalog, pg_temp AS $$
-BEGIN
-  CREATE TEMPORARY TABLE day_line (
-    file_id uuid, sequence bigint, kind text, currency text, amount_minor bigint,
-    operation_id uuid, order_id uuid, source_reference text, related_reference text,
-    batch_reference text, account text, identity text, came timestamptz, gross bigint, fee bigint,
-    capture_id uuid, capture_currency text, capture_minor bigint, told_fee_currency text,
-    told_fee_minor bigint, more jsonb
-  ) ON COMMIT DROP;
-  CREATE TEMPORARY TABLE open_line (LIKE day_line) ON COMMIT DROP;
-  CREATE TEMPORARY TABLE registered (
-    file_id uuid, sequence bigint, operation_id uuid, order_id uuid, state smallint
-  ) ON COMMIT DROP;
-  CREATE TEMPORARY TABLE open_capture (
-    journal_id uuid, psp_reference text, currency text, amount_minor bigint,
-    create_time timestamptz
-  ) ON COMMIT DROP;
-  CREATE TEMPORARY TABLE matched (
-    file_id uuid, sequence bigint, currency text, journal_id uuid, rule text, is_named boolean,
-    booked_currency text, booked_minor bigint, fee_currency text, fee_minor bigint
-  ) ON COMMIT DROP;
-  GRANT SELECT, INSERT, UPDATE, MAINTAIN
-  ON day_line, registered, open_capture, open_line, matched TO {app};
-END
-$$
-"""
-
 
 def upgrade() -> None:
     op.execute(_ONE_KEY)
     op.execute(_NAMELESS)
-    op.execute(_FUNCTION.format(app=app_role()))
 
 
 def downgrade() -> None:

@@ -21,7 +21,7 @@ WHERE e.account_kind = 1 AND e.owner_id = '' AND e.source = of_source
 """
 # INSERT … SELECT is never parallel, CREATE TABLE AS is. A superseded statement has no lines. What
 # a line tells beside its amounts is read again of the few that don't meet a capture of the day, so
-# that the table is half as large.
+# that the table is half as large: they become open lines, as wide as begin_day() makes a bank's.
 _PSP_DAY = f"""
 CREATE FUNCTION begin_psp_day(
   of_source text, of_day date, from_time timestamptz, until_time timestamptz
@@ -29,7 +29,8 @@ CREATE FUNCTION begin_psp_day(
 LANGUAGE plpgsql SECURITY DEFINER SET search_path = pg_catalog, pg_temp AS $$
 BEGIN
   PERFORM public.begin_day();
-  DROP TABLE pg_temp.day_line;
+  DROP TABLE pg_temp.open_line;
+  ALTER TABLE pg_temp.day_line RENAME TO open_line;
   CREATE TEMPORARY TABLE day_line ON COMMIT DROP AS
   SELECT l.file_id, l.sequence, l.kind, l.currency, l.amount_minor, f.create_time AS came,
          coalesce(l.gross_minor, l.amount_minor + coalesce(l.fee_minor, 0)) AS gross,

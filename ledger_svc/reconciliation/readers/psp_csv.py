@@ -99,8 +99,7 @@ class _Reader:
     def _each(self, numbers: Sequence[int], rows: Sequence[list[str]]) -> Iterator[Line]:
         """The lines of rows, looked at one by one."""
         for number, cells in zip(numbers, rows, strict=True):
-            self._table.number = number
-            row = self._table.row(cells)
+            row = self._table.row(number, cells)
             if row.cells[RECORD] == Record.LINE and self._page is not None and not self._ended_at:
                 self._rows += 1
                 yield self._line(self._page, row)

@@ -28,7 +28,7 @@ def rows(source: Source, *, final_line_end: bool = False) -> Iterator[Row]:
     """The rows of a CSV file, after its header. Raises ReadError as Table does."""
     table = Table(source, final_line_end=final_line_end)
     for cells in table.records():
-        yield table.row(cells)
+        yield table.row(table.number, cells)
 
 
 class Table:
@@ -40,14 +40,14 @@ class Table:
     def __init__(self, source: Source, *, final_line_end: bool = False) -> None:
         self.header: list[str] = []
         self.number = 0
-        """The line in which the record began that was taken last, or is looked at."""
+        """The line in which the record began that was taken last."""
         self._text = _Text(source)
         self._final_line_end = final_line_end
 
-    def row(self, cells: list[str]) -> Row:
-        """The record that begins in the line `number`, by column."""
+    def row(self, number: int, cells: list[str]) -> Row:
+        """The record that begins in this line, by column."""
         stripped = map(str.strip, cells)
-        return Row(f"line {self.number}", dict(zip(self.header, stripped, strict=True)))
+        return Row(f"line {number}", dict(zip(self.header, stripped, strict=True)))
 
     def records(self) -> Iterator[list[str]]:
         """The cells, as they stand, of each record after the header; without blank lines.

@@ -93,8 +93,6 @@ def text(done: Sequence[Done], asked: Asked, *, seconds: float) -> str:
     lines += [f"- `{command(result)}`" for result in failures(done)] or ["None."]
     unfired = missed(done)
     lines += ["", "## Second faults that never came to pass", ""]
-    lines.append(
-        f"{len(unfired)}: what the first run passed after its fault, and three more did not."
-    )
+    lines.append(f"{len(unfired)}: what a run passed before, and the tries of this fault did not.")
     lines += [f"- {result.scenario}" for result in unfired]
     return "\n".join(lines) + "\n"

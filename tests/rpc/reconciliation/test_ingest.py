@@ -85,26 +85,18 @@ async def test_the_same_file_again_is_the_same_file(
     assert stored_lines(sql, first.file_id) == 1
 
 
-async def test_ten_that_send_one_file_at_once_store_it_once(
-    reconciliation: ReconciliationServiceAsyncStub, psp: str, sql: Sql
+@pytest.mark.parametrize(("lines", "rounds"), [(300, 1), (1, 20)])
+async def test_ten_that_send_one_file_at_once_store_it_once_and_nobody_is_refused(
+    reconciliation: ReconciliationServiceAsyncStub, psp: str, sql: Sql, lines: int, rounds: int
 ) -> None:
-    day = DayFile()
-    for _ in range(300):
-        day.line(500, 5, psp_reference=reference())
-    content = day.content()
-    files = await asyncio.gather(*(ingest(reconciliation, content, psp) for _ in range(10)))
-    assert all(file == files[0] for file in files)
-    assert stored_lines(sql, files[0].file_id) == 300
-
-
-async def test_small_files_that_ten_send_at_once_are_stored_once_and_nobody_is_refused(
-    reconciliation: ReconciliationServiceAsyncStub, psp: str, sql: Sql
-) -> None:
-    for _ in range(20):
-        content = DayFile().line(500, 5, psp_reference=reference()).content()
+    for _ in range(rounds):
+        day = DayFile()
+        for _ in range(lines):
+            day.line(500, 5, psp_reference=reference())
+        content = day.content()
         files = await asyncio.gather(*(ingest(reconciliation, content, psp) for _ in range(10)))
         assert all(file == files[0] for file in files)
-        assert stored_lines(sql, files[0].file_id) == 1
+        assert stored_lines(sql, files[0].file_id) == lines
 
 
 async def test_texts_that_csv_quotes_are_stored_as_they_stand(
