@@ -4,7 +4,7 @@ import os
 import shutil
 import tempfile
 from collections.abc import Iterator
-from contextlib import contextmanager
+from contextlib import contextmanager, suppress
 from pathlib import Path
 
 _PREFIX = "paymesh-test-"
@@ -28,12 +28,16 @@ def open_folder(*, in_memory: bool = False) -> Iterator[Path]:
 
 
 def _remove_leftovers(parent: Path) -> None:
-    """Removes the folders of test sessions that were killed: in memory they would cost memory."""
+    """Removes the folders of test sessions that were killed: in memory they would cost memory.
+
+    Others may do the same at the same time: what is not there any more is no error.
+    """
     for folder in parent.glob(f"{_PREFIX}*-*"):
         pid = folder.name.removeprefix(_PREFIX).partition("-")[0]
-        ours = folder.lstat().st_uid == os.geteuid()
-        if ours and pid.isdigit() and not _is_alive(int(pid)):
-            shutil.rmtree(folder)
+        with suppress(FileNotFoundError):
+            ours = folder.lstat().st_uid == os.geteuid()
+            if ours and pid.isdigit() and not _is_alive(int(pid)):
+                shutil.rmtree(folder, ignore_errors=True)
 
 
 def _is_alive(pid: int) -> bool:

@@ -26,7 +26,7 @@ __all__ = ["PostgresServer", "free_port", "free_port_base", "postgres_server", "
 
 _ATTEMPTS = 5
 # Memory is scarcer than a disk.
-_SETTINGS = {"max_wal_size": "512MB"}
+_SETTINGS = {"max_wal_size": "512MB", "scram_iterations": "1"}
 
 
 @dataclass(frozen=True)

@@ -307,12 +307,12 @@ class FailingMesh:
         wanted = [i for i, _ in dead] or [0]
         if replicas > 1:
             wanted = sorted({*wanted, *range(replicas)})
-        living = {i for i, one in enumerate(self._lives[service]) if one.alive}
-        await asyncio.gather(*(self._revive(service, i) for i in wanted if i not in living))
+        await asyncio.gather(*(self._revive(service, i) for i in wanted))
 
     async def _revive(self, service: str, replica: int) -> None:
-        """Starts it again and again, as a supervisor does."""
-        if (service, replica) in self._starting:
+        """Starts it again and again, as a supervisor does; not what lives or is on its way."""
+        lives = self._lives[service]
+        if (service, replica) in self._starting or (replica < len(lives) and lives[replica].alive):
             return
         self._starting.add((service, replica))
         try:
