@@ -46,11 +46,11 @@ def main() -> int:
         flows, {flow: _pairs(flow, asked) for flow in flows}, asked.triples, asked.seed, asked.part
     )
     started = time.monotonic()
-    done = asyncio.run(campaign.run(plan, _say))
-    text = report.text(done, plan, seconds=time.monotonic() - started)
+    done, replaced = asyncio.run(campaign.run(plan, _say))
+    seconds = time.monotonic() - started
     if asked.report is not None:
-        asked.report.write_text(text)
-    _say(report.summary(done, time.monotonic() - started))
+        asked.report.write_text(report.text(done, plan, seconds=seconds, replaced=replaced))
+    _say(report.summary(done, seconds, replaced))
     return 1 if report.failures(done) else 0
 
 

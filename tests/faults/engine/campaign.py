@@ -66,10 +66,10 @@ class Done:
         return [*self.singles, *self.pairs, *self.triples]
 
 
-async def run(asked: Asked, say: Say) -> list[Done]:
-    """Runs all that is asked for."""
+async def run(asked: Asked, say: Say) -> tuple[list[Done], int]:
+    """Runs all that is asked for; tells as well how many workers were replaced."""
     async with Crew() as crew:
-        return [await _run(crew, flow, asked, say) for flow in asked.flows]
+        return [await _run(crew, flow, asked, say) for flow in asked.flows], crew.replaced
 
 
 async def _run(crew: Crew, flow: str, asked: Asked, say: Say) -> Done:

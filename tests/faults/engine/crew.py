@@ -18,6 +18,10 @@ WORKERS = max(1, min(2, os.cpu_count() or 1))
 MESHES = 4
 """In each worker: most of a scenario is waiting, for deadlines, leases and reconnections."""
 
+MOST_REPLACED = 20
+"""Workers that may end by themselves; what they had under way is run again. Each scenario tears
+servers and channels out of its process, and once in some ten thousand gRPC's own threads crash."""
+
 TRIES = 3
 """For a scenario whose second fault did not come to pass: what happens at once has no order."""
 
@@ -29,20 +33,12 @@ class Crew:
         self._meshes = meshes
         self._wanted = workers
         self._workers: list[asyncio.subprocess.Process] = []
+        self.replaced = 0
+        """Workers that ended by themselves."""
 
     async def __aenter__(self) -> Self:
         for _ in range(self._wanted):
-            self._workers.append(
-                await asyncio.create_subprocess_exec(
-                    sys.executable,
-                    "-m",
-                    "tests.faults.engine.worker",
-                    str(self._meshes),
-                    stdin=asyncio.subprocess.PIPE,
-                    stdout=asyncio.subprocess.PIPE,
-                    limit=2**20,
-                )
-            )
+            self._workers.append(await self._new_worker())
         return self
 
     async def __aexit__(
@@ -86,39 +82,54 @@ class Crew:
     ) -> list[Result]:
         """Runs each once, also of equal ones."""
         waiting = iter([str(scenario) for scenario in scenarios])
-        per_worker = await asyncio.gather(*(self._feed(w, waiting, tell) for w in self._workers))
+        per_worker = await asyncio.gather(
+            *(self._feed(place, waiting, tell) for place in range(self._wanted))
+        )
         return [result for results in per_worker for result in results]
 
     async def _feed(
-        self,
-        worker: asyncio.subprocess.Process,
-        waiting: Iterator[str],
-        tell: Callable[[Result], None],
+        self, place: int, waiting: Iterator[str], tell: Callable[[Result], None]
     ) -> list[Result]:
-        """Keeps a worker busy: it gets a new scenario for each that it has run."""
-        if worker.stdin is None or worker.stdout is None:
-            raise AssertionError("a worker has pipes")
+        """Keeps the worker in a place busy: it gets a new scenario for each that it has run."""
         results: list[Result] = []
         under_way: Counter[str] = Counter()
-
-        def give() -> None:
-            text = next(waiting, None)
-            if text is not None and worker.stdin is not None:
+        again: list[str] = []
+        while True:
+            worker = self._workers[place]
+            if worker.stdin is None or worker.stdout is None:
+                raise AssertionError("a worker has pipes")
+            while under_way.total() < self._meshes:
+                text = again.pop() if again else next(waiting, None)
+                if text is None:
+                    break
                 under_way[text] += 1
                 worker.stdin.write(f"{text}\n".encode())
+            if not under_way.total():
+                return results
+            if line := await worker.stdout.readline():
+                result = _result(json.loads(line))
+                under_way[str(result.scenario)] -= 1
+                results.append(result)
+                tell(result)
+                continue
+            if self.replaced == MOST_REPLACED:
+                raise RuntimeError(f"a worker ended again, during {', '.join(+under_way)}")
+            self.replaced += 1
+            await worker.wait()
+            again += under_way.elements()
+            under_way.clear()
+            self._workers[place] = await self._new_worker()
 
-        for _ in range(self._meshes):
-            give()
-        while under_way.total():
-            line = await worker.stdout.readline()
-            if not line:
-                raise RuntimeError(f"a worker ended during {', '.join(under_way)}")
-            result = _result(json.loads(line))
-            under_way[str(result.scenario)] -= 1
-            results.append(result)
-            tell(result)
-            give()
-        return results
+    async def _new_worker(self) -> asyncio.subprocess.Process:
+        return await asyncio.create_subprocess_exec(
+            sys.executable,
+            "-m",
+            "tests.faults.engine.worker",
+            str(self._meshes),
+            stdin=asyncio.subprocess.PIPE,
+            stdout=asyncio.subprocess.PIPE,
+            limit=2**20,
+        )
 
 
 def _result(told: dict[str, Any]) -> Result:

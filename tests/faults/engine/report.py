@@ -47,21 +47,25 @@ def told(result: Result) -> str:
     return "\n".join(lines)
 
 
-def summary(done: Sequence[Done], seconds: float) -> str:
-    """The verdict."""
+def summary(done: Sequence[Done], seconds: float, replaced: int) -> str:
+    """The verdict. replaced: workers that ended by themselves."""
     scenarios = sum(len(flow.results) for flow in done)
     verdict = (
         f"{scenarios} scenarios in {seconds:.0f} s: {len(failures(done))} failed,"
         f" {len(missed(done))} whose last fault never came to pass"
     )
-    lines = [verdict]
+    lines = [verdict, _replaced(replaced)]
     for result in failures(done):
         lines += [f"FAILED {result.scenario}", f"  {command(result)}"]
     return "\n".join(lines)
 
 
-def text(done: Sequence[Done], asked: Asked, *, seconds: float) -> str:
-    """The file."""
+def _replaced(replaced: int) -> str:
+    return f"{replaced} workers ended by themselves; what they had under way was run again."
+
+
+def text(done: Sequence[Done], asked: Asked, *, seconds: float, replaced: int) -> str:
+    """The file. replaced: as in summary."""
     lines = [_HEAD, "## Flows", ""]
     lines += [
         "| Flow | Points | Singles | Pairs run | Pairs in all | Triples | Seconds | Failures |",
@@ -79,6 +83,7 @@ def text(done: Sequence[Done], asked: Asked, *, seconds: float) -> str:
             for fault in result.scenario.faults[: result.fired]:
                 fired[fault.point, fault.kind.value] += 1
     lines += ["", f"{seconds:.0f} s in all; the samples' seed is {asked.seed}.", ""]
+    lines += [_replaced(replaced), ""]
     lines += ["## How often each fault happened", ""]
     for title, calls in (("Commits", False), ("Calls", True)):
         points = sorted({point for point, _ in fired if is_call(point) is calls})
