@@ -89,7 +89,7 @@ def test_its_variables_are_settings_and_allowed(
     fields = settings_class(name).model_fields
     environment = mounted(service(name)["environment"], passwords)
     for variable, value in environment.items():
-        if not variable.endswith("_FILE"):
+        if variable != "TMPDIR" and not variable.endswith("_FILE"):
             assert variable.removeprefix(prefix(name)).lower() in fields
         monkeypatch.setenv(variable, value)
     settings = load(settings_class(name))
@@ -286,6 +286,16 @@ def test_a_container_cannot_take_the_whole_machine(name: str) -> None:
     for mount in SERVICES[name]["tmpfs"]:
         assert "size=" in mount
     assert {"max-size", "max-file"} <= set(SERVICES[name]["logging"]["options"])
+
+
+def test_a_large_settlement_file_waits_on_a_disk_that_the_ledger_may_write() -> None:
+    ledger = service("ledger")
+    folder = ledger["environment"]["TMPDIR"]
+    ((volume, where),) = (mount.split(":") for mount in ledger["volumes"])
+    assert where == folder
+    assert volume in COMPOSE["volumes"]
+    user = ledger["user"].partition(":")[0]
+    assert re.search(rf"install -d -o {user} -g {user} .*{folder}$", DOCKERFILE, re.MULTILINE)
 
 
 def test_the_services_run_as_the_user_of_the_image() -> None:
