@@ -335,13 +335,24 @@ def _print_run(found: pb.Run) -> None:
 
 def _table(breaks_: Sequence[pb.Break]) -> Table:
     table = Table(box=box.SIMPLE, pad_edge=False)
-    for name in ("break", "class", "state", "day", "age", "PSP reference", "order", "place"):
+    for name in (
+        "break",
+        "class",
+        "rule",
+        "state",
+        "day",
+        "age",
+        "PSP reference",
+        "order",
+        "place",
+    ):
         table.add_column(name, overflow="fold")
     table.add_column("amount", justify="right")
     for one in breaks_:
         table.add_row(
             one.break_id,
             class_name(one),
+            escape(printable(one.rule)),
             render.state_name(pb.BreakState, one.state),
             one.settlement_date,
             age_band(one.age_days),
