@@ -53,8 +53,9 @@ TimeoutOption = Annotated[
         "--timeout",
         min=0.1,
         help="Seconds that a call may take; by default what the verb needs "
-        f"(status {STATUS_TIMEOUT_S:.0f}, reads {READ_TIMEOUT_S:.0f}, paying {PAY_TIMEOUT_S:.0f}, settlement "
-        f"{SETTLEMENT_TIMEOUT_S:.0f}, reconciliation {RECONCILIATION_TIMEOUT_S:.0f}).",
+        f"(status {STATUS_TIMEOUT_S:.0f}, reads {READ_TIMEOUT_S:.0f}, paying "
+        f"{PAY_TIMEOUT_S:.0f}, settlement {SETTLEMENT_TIMEOUT_S:.0f}, "
+        f"reconciliation {RECONCILIATION_TIMEOUT_S:.0f}).",
     ),
 ]
 PageSize = Annotated[int, typer.Option("--page-size", min=0, help="How many at most; 0 means 50.")]
