@@ -13,6 +13,9 @@ starts, and would spend a third of its start on an Alembic that only `provision`
 
 from __future__ import annotations
 
+import base64
+import hashlib
+import hmac
 import re
 import secrets
 from collections.abc import Collection, Mapping
@@ -45,6 +48,10 @@ _LOCK_TIMEOUT_MS = 120_000
 _MIGRATION_LOCK_TIMEOUT_MS = 5_000
 _LOCK_KEY = 0x7061_796D_6573_68  # "paymesh"
 _PASSWORD_BYTES = 24
+# Some 50 ms and 16 MiB for each guess of an administrator's password.
+_SCRYPT_COST = 1 << 14
+_SCRYPT_BLOCKS = 8
+_SCRYPT_SALT = b"paymesh: passwords of services"
 _VERSION = re.compile(r"\d{4}_\w+\.py")
 # A refused connection carries no SQLSTATE; the server's words tell that waiting is in vain.
 _WRONG_URL = ("authentication failed", "does not exist", "no password supplied")
@@ -86,7 +93,9 @@ def provision(
         CREATEROLE). It must lead to the server itself, not to a pooler.
     urls: service → the URL that the service will use; its database, role and password are
         made so. For a service without one they are `<prefix>_<service>`,
-        `<database>_app` and a new random password, which takes the place of the last.
+        `<database>_app` and a password that follows from the administrator's: who does the
+        same elsewhere locks nobody out. Where admin_url has none it is a new random one,
+        which takes the place of the last.
     prefix: begins the names of databases and roles; tests keep apart by it.
     services: which of PACKAGES.
 
@@ -98,7 +107,8 @@ def provision(
     if unknown:
         raise ValueError(f"there is no service {', '.join(unknown)}")
     admin = _parse(admin_url, "the administrative URL")
-    plans = [_plan(service, admin, urls.get(service), prefix) for service in services]
+    key = _key(admin)
+    plans = [_plan(service, admin, urls.get(service), prefix, key) for service in services]
     try:
         with _connect(admin) as connection:
             _refuse_old_server(connection)
@@ -151,14 +161,33 @@ def app_role() -> str:
     return sql.Identifier(plan.app_role).as_string()
 
 
-def _plan(service: str, admin: URL, given: str | None, prefix: str) -> _Plan:
+def _key(admin: URL) -> bytes:
+    """What the services' passwords follow from: the administrator's, or chance if it has none.
+
+    Slow on purpose: whoever gets hold of a service's password must not find a weak one of the
+    administrator by trying many, out of the server's sight.
+    """
+    if not admin.password:
+        return secrets.token_bytes(_PASSWORD_BYTES)
+    return hashlib.scrypt(
+        str(admin.password).encode(), salt=_SCRYPT_SALT, n=_SCRYPT_COST, r=_SCRYPT_BLOCKS, p=1
+    )
+
+
+def _password(key: bytes, role: str) -> str:
+    """The role's own: it tells nothing of the others'. None of it needs quoting in a URL."""
+    digest = hmac.digest(key, role.encode(), "sha256")
+    return base64.urlsafe_b64encode(digest[:_PASSWORD_BYTES]).decode()
+
+
+def _plan(service: str, admin: URL, given: str | None, prefix: str, key: bytes) -> _Plan:
     if given is None:
         database = f"{prefix}_{service}"
         role = f"{database}_app"
-        fresh = secrets.token_urlsafe(_PASSWORD_BYTES)
-        url = admin.set(username=role, password=fresh, database=database)
+        password = _password(key, role)
+        url = admin.set(username=role, password=password, database=database)
         app_url = url.render_as_string(hide_password=False)
-        return _Plan(service, database, f"{database}_owner", role, fresh, app_url)
+        return _Plan(service, database, f"{database}_owner", role, password, app_url)
     asked = _parse(given, f"the URL of the service {service}")
     if not asked.database or not asked.username:
         raise ProvisionError(f"the URL of the service {service} must name a role and a database")
@@ -167,9 +196,9 @@ def _plan(service: str, admin: URL, given: str | None, prefix: str) -> _Plan:
             f"the URL of the service {service} names the administrative role "
             f"{asked.username!r}; a service runs as a role of its own, with fewer rights"
         )
-    password = None if asked.password is None else str(asked.password)
+    told = None if asked.password is None else str(asked.password)
     owner = f"{asked.database}_owner"
-    return _Plan(service, asked.database, owner, asked.username, password, given)
+    return _Plan(service, asked.database, owner, asked.username, told, given)
 
 
 def _parse(url: str, what: str) -> URL:

@@ -16,7 +16,15 @@ from paymesh.payment.v1.payment_service_pb2 import NewOrder
 
 from mesh.errors import Reason
 from mesh.money import exponent
-from paymeshctl.client import DEFAULT_TARGET, TARGET_SETTING
+from paymeshctl.client import (
+    DEFAULT_TARGET,
+    PAY_TIMEOUT_S,
+    READ_TIMEOUT_S,
+    RECONCILIATION_TIMEOUT_S,
+    SETTLEMENT_TIMEOUT_S,
+    STATUS_TIMEOUT_S,
+    TARGET_SETTING,
+)
 from paymeshctl.exits import CommandError, Exit
 from paymeshctl.ports import MAX_REPLICAS, PORT_OFFSETS
 
@@ -41,7 +49,14 @@ CallerOption = Annotated[
 ]
 TimeoutOption = Annotated[
     float | None,
-    typer.Option("--timeout", min=0.1, help="Seconds that a call may take (paying: 30, else 10)."),
+    typer.Option(
+        "--timeout",
+        min=0.1,
+        help="Seconds that a call may take; by default what the verb needs "
+        f"(status {STATUS_TIMEOUT_S:.0f}, reads {READ_TIMEOUT_S:.0f}, paying "
+        f"{PAY_TIMEOUT_S:.0f}, settlement {SETTLEMENT_TIMEOUT_S:.0f}, "
+        f"reconciliation {RECONCILIATION_TIMEOUT_S:.0f}).",
+    ),
 ]
 PageSize = Annotated[int, typer.Option("--page-size", min=0, help="How many at most; 0 means 50.")]
 PageToken = Annotated[

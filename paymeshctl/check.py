@@ -29,7 +29,12 @@ def check(
         typer.Option("--from", metavar="TIME", help="Only made at or after this; else 24 h."),
     ] = None,
     made_to: Annotated[
-        str | None, typer.Option("--to", metavar="TIME", help="Only made before this; else now.")
+        str | None,
+        typer.Option(
+            "--to",
+            metavar="TIME",
+            help="Only made before this; else now. The last 5 s are left out in any case.",
+        ),
     ] = None,
     repair: Annotated[
         bool,

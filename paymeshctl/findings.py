@@ -18,7 +18,8 @@ _MAY_BE_FOREIGN = "psp_stub"
 
 _MIGRATE = "Run `paymesh migrate` (`paymesh up` does so when it starts)."
 _START = (
-    "Start it; `paymesh up` starts what died by itself, and says so. See its log for the cause."
+    "Start it; `paymesh up` starts what died by itself, and says so. See its log for the cause. Or "
+    "it is at another host, as your PSP's adapter may be: then ask with `--without {service}`."
 )
 _CLOCKS = "Set the machines' clocks by NTP. What decides goes by the database's time."
 
@@ -131,7 +132,12 @@ def _of_error(one: Asked, error: MeshError) -> Iterator[Finding]:
                 "Bring it to the version of this command, or see that --target is right.",
             )
     elif error.code is Code.UNAVAILABLE:
-        yield Finding("DOWN", one.instance, f"nobody answers at {one.address}", _START)
+        yield Finding(
+            "DOWN",
+            one.instance,
+            f"nobody answers at {one.address}",
+            _START.format(service=one.service),
+        )
     elif error.code is Code.DEADLINE_EXCEEDED:
         yield Finding(
             "SILENT",

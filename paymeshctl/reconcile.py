@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import csv
+import re
 import sys
 from collections.abc import Iterable, Iterator, Sequence
 from pathlib import Path
@@ -54,6 +55,9 @@ _BAD = frozenset({pb.RUN_STATE_BROKEN, pb.RUN_STATE_OPEN})
 # What a spreadsheet takes for a formula, or drops before it looks for one. The wide forms of
 # these characters count where East Asian ones are typed.
 _FORMULA = (*"=+-@\t\r\n", *"\uff1d\uff0b\uff0d\uff20")
+# Where a cell begins within a text, for a spreadsheet whose list separator is no comma. A tab is
+# not printable.
+_INNER_FORMULA = re.compile(rf'([;|])(?=["\s]*[{re.escape("".join(_FORMULA))}])')
 
 _COLUMNS = (
     "break_id", "class", "state", "source", "settlement_date", "currency_code", "amount_minor",
@@ -297,7 +301,7 @@ def _print_csv(breaks_: Iterable[pb.Break]) -> None:
 def _cell(value: Any) -> Any:
     """A text that a spreadsheet would run is marked as text; a number is one."""
     if isinstance(value, str):
-        text = printable(value)
+        text = _INNER_FORMULA.sub(r"\1'", printable(value))
         return f"'{text}" if value.lstrip(" ").startswith(_FORMULA) else text
     return value
 
@@ -331,13 +335,24 @@ def _print_run(found: pb.Run) -> None:
 
 def _table(breaks_: Sequence[pb.Break]) -> Table:
     table = Table(box=box.SIMPLE, pad_edge=False)
-    for name in ("break", "class", "state", "day", "age", "PSP reference", "order", "place"):
+    for name in (
+        "break",
+        "class",
+        "rule",
+        "state",
+        "day",
+        "age",
+        "PSP reference",
+        "order",
+        "place",
+    ):
         table.add_column(name, overflow="fold")
     table.add_column("amount", justify="right")
     for one in breaks_:
         table.add_row(
             one.break_id,
             class_name(one),
+            escape(printable(one.rule)),
             render.state_name(pb.BreakState, one.state),
             one.settlement_date,
             age_band(one.age_days),

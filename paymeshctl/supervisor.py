@@ -148,6 +148,7 @@ class Mesh:
         self._postgres: EmbeddedPostgres | None = None
         self._postgres_deaths = 0
         self._postgres_again_at: float | None = None
+        self._said = ""
         self.database_urls: dict[str, str] = {}
         """Service → the URL of its own database, as its own role; known after `start`."""
 
@@ -278,14 +279,23 @@ class Mesh:
 
     def _start_postgres(self) -> None:
         port = self._config.port_base + POSTGRES_PORT_OFFSET
-        processes = len(self.instances(*PORT_OFFSETS))
-        connections = max(_POSTGRES_CONNECTIONS, 2 * POOL_SIZE * processes + _SPARE_CONNECTIONS)
+        # A ledger has as many again for its reconciliation (ledger_svc/main.py).
+        databases = len(self.instances(*PORT_OFFSETS, "ledger"))
+        connections = max(_POSTGRES_CONNECTIONS, 2 * POOL_SIZE * databases + _SPARE_CONNECTIONS)
         settings = {"max_connections": str(connections)}
         self._postgres = EmbeddedPostgres(EmbeddedConfig(self._config.data_dir, port, settings))
         self._postgres.start()
 
     def _poll_postgres(self) -> None:
-        if self._postgres is None or (code := self._postgres.poll()) is None:
+        if self._postgres is None:
+            return
+        try:
+            code = self._postgres.poll()
+        except OSError as error:
+            # It runs all the same; its log is seen to at the next look.
+            self._say_once(f"PostgreSQL's log is not kept small: {error.strerror}")
+            return
+        if code is None:
             return
         now = time.monotonic()
         if self._postgres_again_at is None:
@@ -300,7 +310,15 @@ class Mesh:
             except EmbeddedPostgresError as error:
                 self._say(str(error))
                 return
+            except OSError as error:
+                self._say(f"PostgreSQL can't be started: {error.strerror}")
+                return
             self._say("PostgreSQL serves again")
+
+    def _say_once(self, text: str) -> None:
+        if text != self._said:
+            self._say(text)
+        self._said = text
 
     def _refuse_ports_in_use(self) -> None:
         instances = self.instances(*PORT_OFFSETS)

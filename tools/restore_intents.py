@@ -14,7 +14,8 @@ are there stay as they are, and it may be repeated.
 
 The databases are those of PAYMESH_PAYMENT_DATABASE_URL and PAYMESH_EXECUTOR_DATABASE_URL, or
 of their files (mesh/secret_files.py); the services' own roles suffice. Exit codes: 0 nothing
-is missing any more; 1 something is, and was only told; 2 refused.
+is missing any more; 1 something is, and was only told; 2 refused, or not able to
+look.
 """
 
 import argparse
@@ -24,15 +25,21 @@ from dataclasses import dataclass
 from datetime import datetime
 from uuid import UUID
 
-import psycopg
-
-from executor_svc.domain import State
-from mesh import ids
-from mesh.secret_files import BadSecretError, database_url
-from payment_svc.domain import OPEN_STATES, OrderState
-
 EXIT_MISSING = 1
 EXIT_REFUSED = 2
+
+try:
+    import psycopg
+
+    from executor_svc.domain import State
+    from mesh import ids
+    from mesh.secret_files import BadSecretError, database_url
+    from payment_svc.domain import OPEN_STATES, OrderState
+except (ImportError, SyntaxError) as error:
+    # A traceback ends with 1, which says that something is missing in the database.
+    sys.stderr.write(f"this python ({error}) won't do: take the one that has Paymesh installed\n")
+    sys.exit(EXIT_REFUSED)
+
 CONNECT_TIMEOUT_S = 10
 
 _ALIVE = "SELECT name FROM replica WHERE NOT dead AND lease_until > paymesh_now()"

@@ -18,6 +18,7 @@ from typing import IO, BinaryIO
 
 from ledger_svc.reconciliation.domain import BreakClass, Delivery, FileState, Verdict
 from ledger_svc.reconciliation.readers import (
+    Level,
     Limits,
     Line,
     Lines,
@@ -33,6 +34,7 @@ _BLOCK_BYTES = 1 << 20
 _OUR_ID = re.compile(r"[0-9a-f]{32}", re.ASCII)
 _OUR_IDS = re.compile(r"(?:[0-9a-f]{32})?(?:,(?:[0-9a-f]{32})?)*", re.ASCII)
 _MANY = 500
+_LEVEL = Line._fields.index("level")
 # What is looked up by must fit an index; no source's references come near it.
 MAX_REFERENCE_CHARACTERS = 255
 
@@ -82,6 +84,8 @@ class Judged:
 class _Read:
     format: str = ""
     statements: list[Statement] = field(default_factory=list)
+    transfers: int = 0
+    """Lines beside the entries of their statement, which are lines of the day all the same."""
 
 
 def judge(
@@ -95,7 +99,7 @@ def judge(
     try:
         reading = read(stream, Limits(file_bytes=max_file_bytes), delivery.format)
         found.format = reading.format
-        rows.file.writelines(_rows(reading.blocks, found.statements, rows))
+        rows.file.writelines(_rows(reading.blocks, found, rows))
     except ReadError as error:
         verdict = Verdict(
             FileState.QUARANTINED,
@@ -162,17 +166,16 @@ def _verdict(found: _Read, delivery: Delivery, source: Source) -> Verdict:
         FileState.INGESTED,
         found.format,
         day,
-        sum(one.entries for one in statements),
+        sum(one.entries for one in statements) + found.transfers,
         problem="; ".join(odd[:10]),
     )
 
 
-def _rows(
-    blocks: Iterator[Line | Lines | Statement], statements: list[Statement], rows: Rows
-) -> Iterator[str]:
+def _rows(blocks: Iterator[Line | Lines | Statement], found: _Read, rows: Rows) -> Iterator[str]:
     """The rows of the lines, many at a time; the statements are set aside."""
     sequence = 1
-    for lines in _many(blocks, statements):
+    for lines in _many(blocks, found.statements):
+        found.transfers += lines.columns[_LEVEL].count(Level.TOTAL)
         if sequence == 1:
             rows.first_day = next(iter(lines)).booking_date
         yield _csv(sequence, lines)
@@ -212,6 +215,10 @@ def _csv(first: int, lines: Lines) -> str:
     if any(max(map(len, column)) > MAX_REFERENCE_CHARACTERS for column in named):
         for place, *names in zip(places, *named, strict=True):
             _check_length(place, *names)
+    if Level.TOTAL in levels:
+        # A payout is none of the entries that sum to it, but it is the line of the day that
+        # takes them to the bank: without it they would be owed for ever.
+        levels = [Level.ENTRY if level is Level.TOTAL else level for level in levels]
     more: Sequence[str] = ("{}",) * len(lines)
     given = (*operations, *orders)
     # With their lengths, for a text with a comma would look like two of them.

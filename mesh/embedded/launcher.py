@@ -142,12 +142,14 @@ class EmbeddedPostgres:
         """The exit code of a server that died or was stopped; None while it runs.
 
         A negative code is the number of the signal that killed it. To be called regularly: it also
-        keeps the log small.
+        keeps the log small. Raises OSError if it runs, and its log can't be read or cut.
         """
         if self._process is None:
             return None
-        self._log.keep_small()
-        return self._process.poll()
+        code = self._process.poll()
+        if code is None:
+            self._log.keep_small()
+        return code
 
     @property
     def pid(self) -> int | None:

@@ -15,6 +15,7 @@ class ServerLog:
 
     def __init__(self, path: Path) -> None:
         self.path = path
+        self._not_copied_bytes = 0
 
     def open(self) -> IO[bytes]:
         """The file to append to, readable by us alone. Raises OSError, also for a symlink."""
@@ -28,13 +29,25 @@ class ServerLog:
         """Moves the content to the earlier generation when there is too much of it.
 
         Copies and truncates, because the running server holds the file open; it appends, so it
-        goes on at the new end. Lines written during the copy may be lost.
+        goes on at the new end. Lines written during the copy may be lost. Where the copy can't be
+        written, as on a full disk, there is no earlier generation, and the log stays whole until
+        as much again was written: it may tell what filled the disk. Raises OSError if the log
+        itself can't be read or cut.
         """
-        if self.size() > _LIMIT_BYTES:
-            earlier = self.path.with_name(f"{self.path.name}.1")
+        size = self.size()
+        if size <= self._not_copied_bytes + _LIMIT_BYTES:
+            return
+        earlier = self.path.with_name(f"{self.path.name}.1")
+        try:
             with self.path.open("rb") as content, _open_private(earlier, os.O_TRUNC) as copy:
                 shutil.copyfileobj(content, copy)
-            os.truncate(self.path, 0)
+        except OSError:
+            # Half a copy is worth less than its room.
+            earlier.unlink(missing_ok=True)
+            self._not_copied_bytes = size
+            return
+        os.truncate(self.path, 0)
+        self._not_copied_bytes = 0
 
     def tail(self, since: int) -> str:
         """The last lines written after byte `since`, for an error message."""

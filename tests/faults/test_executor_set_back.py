@@ -46,6 +46,21 @@ def restored_intents(mesh: RunningMesh, *flags: str) -> subprocess.CompletedProc
     )
 
 
+def test_a_python_without_the_project_is_not_taken_for_something_missing() -> None:
+    # As a system's python is: without our packages, and without PYTHONPATH.
+    told = subprocess.run(
+        [sys.executable, "-I", "-S", str(TOOL), "--source", "psp_stub"],
+        capture_output=True,
+        text=True,
+        timeout=30,
+        check=False,
+    )
+    assert (told.returncode, told.stdout) == (2, "")
+    assert told.stderr.count("\n") == 1
+    assert "No module named 'psycopg'" in told.stderr
+    assert "take the one that has Paymesh installed" in told.stderr
+
+
 def test_what_it_forgot_is_not_charged_again(mesh: RunningMesh) -> None:
     parked = mesh.paid(new_checkout("tok_silent"))
     paid = mesh.paid(new_checkout("tok_ok"))

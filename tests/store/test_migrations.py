@@ -19,7 +19,7 @@ from tests.support.postgres import PostgresServer
 
 @pytest.fixture
 def prefix() -> str:
-    """Names of this test's own: passwords of roles that others use must not change."""
+    """Names of this test's own: databases and roles that others use must not change."""
     return f"t{uuid.uuid4().hex[:12]}"
 
 
@@ -65,13 +65,53 @@ def test_every_service_gets_a_database_at_its_head(
         assert make_url(url).database == f"{prefix}_{service}"
 
 
-def test_again_it_changes_nothing_but_the_password(
+def test_again_it_changes_nothing_and_whoever_came_first_is_not_locked_out(
     postgres_server: PostgresServer, prefix: str
 ) -> None:
     first = provision(postgres_server.admin_url, prefix=prefix, services=["wallet"])["wallet"]
     with psycopg.connect(first) as connection:
         connection.execute("SELECT count(*) FROM movement")
     second = provision(postgres_server.admin_url, prefix=prefix, services=["wallet"])["wallet"]
+    assert second == first
+    assert revision(first) == head_revision("wallet")
+
+
+def test_each_service_has_a_password_of_its_own(
+    postgres_server: PostgresServer, prefix: str
+) -> None:
+    urls = provision(postgres_server.admin_url, prefix=prefix, services=["wallet", "ledger"])
+    passwords = {make_url(url).password for url in (*urls.values(), postgres_server.admin_url)}
+    assert len(passwords) == 3
+    neighbour = make_url(urls["wallet"]).set(password=make_url(urls["ledger"]).password)
+    with pytest.raises(psycopg.OperationalError, match="password"):
+        psycopg.connect(neighbour.render_as_string(hide_password=False))
+
+
+def test_with_the_administrator_s_password_the_services_change_theirs(
+    postgres_server: PostgresServer, plain_admin: str, prefix: str
+) -> None:
+    first = provision(plain_admin, prefix=prefix, services=["wallet"])["wallet"]
+    admin = make_url(plain_admin)
+    with psycopg.connect(postgres_server.admin_url, autocommit=True) as connection:
+        connection.execute(
+            sql.SQL("ALTER ROLE {} PASSWORD 'another'").format(sql.Identifier(str(admin.username)))
+        )
+    admin = admin.set(password="another")
+    url = admin.render_as_string(hide_password=False)
+    second = provision(url, prefix=prefix, services=["wallet"])["wallet"]
+    assert revision(second) == head_revision("wallet")
+    with pytest.raises(psycopg.OperationalError, match="password"):
+        psycopg.connect(first)
+
+
+def test_an_administrator_without_a_password_makes_a_new_one_each_time(
+    postgres_server: PostgresServer, prefix: str, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    admin = make_url(postgres_server.admin_url)
+    monkeypatch.setenv("PGPASSWORD", str(admin.password))
+    bare = admin._replace(password=None).render_as_string(hide_password=False)
+    first = provision(bare, prefix=prefix, services=["wallet"])["wallet"]
+    second = provision(bare, prefix=prefix, services=["wallet"])["wallet"]
     assert revision(second) == head_revision("wallet")
     with pytest.raises(psycopg.OperationalError, match="password"):
         psycopg.connect(first)
@@ -123,14 +163,9 @@ def test_several_at_once_wait_for_each_other(postgres_server: PostgresServer, pr
 
     with ThreadPoolExecutor(4) as pool:
         results = list(pool.map(run, range(4)))
-    alive = 0
-    for urls in results:
-        try:
-            psycopg.connect(urls["wallet"]).close()
-        except psycopg.OperationalError:
-            continue
-        alive += 1
-    assert alive == 1
+    assert all(urls == results[0] for urls in results)
+    for service, url in results[0].items():
+        assert revision(url) == head_revision(service)
 
 
 def test_an_administrator_need_not_be_a_superuser(plain_admin: str, prefix: str) -> None:

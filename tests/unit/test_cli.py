@@ -444,6 +444,15 @@ def test_every_verb_has_help_with_an_example_and_json(verb: tuple[str, ...]) -> 
     assert "--json" in result.stdout
 
 
+@pytest.mark.parametrize(
+    "verb", [("reconcile", "run"), ("settle", "fetch"), ("stub", "close-day")], ids=" ".join
+)
+def test_the_help_tells_how_long_a_verb_waits(verb: tuple[str, ...]) -> None:
+    result = CliRunner().invoke(app, [*verb, "--help"], env={"COLUMNS": "200"})
+    words = " ".join(result.stdout.replace("\N{BOX DRAWINGS LIGHT VERTICAL}", " ").split())
+    assert "(status 8, reads 10, paying 30, settlement 300, reconciliation 600)" in words
+
+
 def test_migrate_names_the_settings_that_are_missing(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.delenv("PAYMESH_DATABASE_URL", raising=False)
     result = CliRunner().invoke(app, ["migrate"])

@@ -459,6 +459,9 @@ def listed(mesh: FakeMesh, *breaks: pb.Break, more: tuple[str, ...]) -> Result:
         ("\n=1", "'\ufffd=1"),
         ("  =1", "'  =1"),
         ("\uff1d1", "'\uff1d1"),
+        ("x;=cmd|'/C calc'!A0;y", "x;'=cmd|'/C calc'!A0;y"),
+        ('a; "+1"|-2;\uff1d3', "a;' \"+1\"|'-2;'\uff1d3"),
+        ("a;b|c - d", "a;b|c - d"),
         ("a=1", "a=1"),
         ('say "a, b"', 'say "a, b"'),
     ],
@@ -478,6 +481,14 @@ def test_the_lines_end_as_rfc_4180_has_it(mesh: FakeMesh) -> None:
     assert b"\n" not in b"".join(lines)
     assert b',"a,""b"' in lines[1]
     assert len({len(row) for row in csv.reader(io.StringIO(result.stdout, newline=""))}) == 1
+
+
+def test_each_break_tells_the_rule_that_found_it(mesh: FakeMesh) -> None:
+    result = listed(mesh, a_break(1, rule="REGISTER_DECLINED"), a_break(2), more=())
+    head, found, other = (line.split() for line in result.stdout.splitlines() if "e" in line)
+    assert head[:4] == ["break", "class", "rule", "state"]
+    assert found[1:4] == ["5", "FEE_DIFFERS", "REGISTER_DECLINED"]
+    assert other[1:4] == ["5", "FEE_DIFFERS", "OPEN"]
 
 
 def test_as_json_each_break_is_an_object(mesh: FakeMesh) -> None:

@@ -15,6 +15,7 @@ import pytest
 import yaml
 from sqlalchemy import make_url
 
+from ledger_svc.main import RECONCILIATION_CONNECTIONS
 from mesh.config import ServiceSettings, load
 from mesh.db import Database
 from mesh.embedded.binaries import POSTGRES_MAJOR
@@ -154,12 +155,17 @@ def test_payment_has_replicas_and_each_a_port_of_its_own() -> None:
 
 
 def test_all_replicas_together_find_room_at_postgres() -> None:
+    # A ledger has as many connections again for its reconciliation.
+    of_one = dict.fromkeys(OURS, 2 * POOL_SIZE)
+    of_one["ledger"] += 2 * RECONCILIATION_CONNECTIONS
     connections = sum(
-        2 * POOL_SIZE * service(name).get("deploy", {}).get("replicas", 1) for name in OURS
+        of_one[name] * service(name).get("deploy", {}).get("replicas", 1) for name in OURS
     )
-    # PostgreSQL's default is 100, of which it keeps 3; half stays for one more of each, for
-    # `paymesh migrate` and for people.
-    assert connections <= 50
+    _, flag, setting = SERVICES["postgres"]["command"]
+    name, _, most = setting.partition("=")
+    assert (flag, name) == ("-c", "max_connections")
+    # PostgreSQL keeps 3. One more of each finds room, and so do `paymesh migrate` and people.
+    assert connections + sum(of_one.values()) + 40 <= int(most) - 3
 
 
 def test_migrations_come_after_postgres_and_before_every_service() -> None:

@@ -1,8 +1,11 @@
 """Files of the embedded PostgreSQL: its programs, its log, its default folder."""
 
+import errno
 import importlib.util
 import os
+import shutil
 from pathlib import Path
+from typing import IO
 
 import pytest
 
@@ -74,6 +77,33 @@ def test_a_log_that_grew_is_moved_aside_under_the_feet_of_its_writer(
             log.keep_small()
     assert log.path.read_text() == "new\n"
     assert (tmp_path / "log.1").read_text() == "old\n" * 30
+
+
+def test_a_log_stays_whole_where_the_disk_has_no_room_for_its_copy(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(log_module, "_LIMIT_BYTES", 100)
+    log = ServerLog(tmp_path / "log")
+    log.path.write_text("old\n" * 30)
+    tries = []
+
+    def full(content: IO[bytes], copy: IO[bytes]) -> None:
+        tries.append(copy.write(content.read(50)))
+        raise OSError(errno.ENOSPC, "No space left on device")
+
+    with monkeypatch.context() as patched:
+        patched.setattr(shutil, "copyfileobj", full)
+        log.keep_small()
+        log.keep_small()
+    assert tries == [50], "it is not copied again at each look"
+    assert [path.name for path in tmp_path.iterdir()] == ["log"]
+    assert log.path.read_text() == "old\n" * 30
+    # Once there is more of it, and room.
+    with log.open() as writer:
+        writer.write(b"new\n" * 30)
+    log.keep_small()
+    assert log.path.read_text() == ""
+    assert (tmp_path / "log.1").read_text() == "old\n" * 30 + "new\n" * 30
 
 
 def test_a_log_is_for_our_eyes_only(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:

@@ -2,12 +2,14 @@
 
 from __future__ import annotations
 
+import errno
 from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
 
 import pytest
 
+from ledger_svc.main import RECONCILIATION_CONNECTIONS
 from mesh.db import POOL_SIZE
 from mesh.embedded import EmbeddedConfig
 from paymeshctl import supervisor
@@ -37,17 +39,68 @@ def mesh_of(replicas: Mapping[str, int], **environment: str) -> Mesh:
 
 
 @pytest.mark.parametrize(
-    ("replicas", "processes"),
-    [({}, 5), ({"payment": 2}, 6), (dict.fromkeys(PORT_OFFSETS, MAX_REPLICAS), 40)],
+    ("replicas", "processes", "ledgers"),
+    [
+        ({}, 5, 1),
+        ({"payment": 2}, 6, 1),
+        ({"ledger": MAX_REPLICAS}, 4 + MAX_REPLICAS, MAX_REPLICAS),
+        (dict.fromkeys(PORT_OFFSETS, MAX_REPLICAS), 40, MAX_REPLICAS),
+    ],
 )
 def test_postgresql_has_a_connection_for_everybody(
-    embedded: list[EmbeddedConfig], replicas: Mapping[str, int], processes: int
+    embedded: list[EmbeddedConfig], replicas: Mapping[str, int], processes: int, ledgers: int
 ) -> None:
     mesh_of(replicas)._start_postgres()
     (config,) = embedded
     connections = int(config.settings["max_connections"])
-    # Each has two pools: of transactions, and of statements that are one in themselves.
-    assert connections >= max(200, 2 * POOL_SIZE * processes + 30)
+    # Each has two pools: of transactions, and of statements that are one in themselves. A ledger
+    # has two more, for its reconciliation.
+    needed = 2 * POOL_SIZE * processes + 2 * RECONCILIATION_CONNECTIONS * ledgers
+    assert connections >= max(200, needed + 30)
+
+
+class Troubled:
+    """A PostgreSQL that runs, on a disk that is full."""
+
+    polls = 0
+
+    def poll(self) -> int | None:
+        self.polls += 1
+        raise OSError(errno.ENOSPC, "No space left on device")
+
+
+def test_a_log_that_can_t_be_tidied_ends_nothing_and_is_told_once() -> None:
+    told: list[str] = []
+    mesh = Mesh(MeshConfig(Path("/nowhere"), 50050, {}), say=told.append)
+    mesh._postgres = troubled = Troubled()  # type: ignore[assignment]
+    for _ in range(3):
+        mesh.poll()
+    assert troubled.polls == 3
+    assert told == ["PostgreSQL's log is not kept small: No space left on device"]
+
+
+class Dead:
+    """A PostgreSQL that died, and can't be started where the disk is full."""
+
+    starts = 0
+
+    def poll(self) -> int | None:
+        return 1
+
+    def start(self) -> None:
+        self.starts += 1
+        raise OSError(errno.ENOSPC, "No space left on device")
+
+
+def test_a_postgresql_that_finds_no_room_is_started_later(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(supervisor, "_backoff_s", lambda _deaths: 0.0)
+    told: list[str] = []
+    mesh = Mesh(MeshConfig(Path("/nowhere"), 50050, {}), say=told.append)
+    mesh._postgres = dead = Dead()  # type: ignore[assignment]
+    for _ in range(4):
+        mesh.poll()
+    assert dead.starts == 2
+    assert told[1] == "PostgreSQL can't be started: No space left on device"
 
 
 def test_callers_are_told_of_all_replicas_and_everybody_of_how_many_there_are() -> None:

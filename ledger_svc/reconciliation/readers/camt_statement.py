@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from typing import NamedTuple
 
-from ledger_svc.reconciliation.readers.amounts import to_minor
+from ledger_svc.reconciliation.readers.amounts import decimals_of, to_minor
 from ledger_svc.reconciliation.readers.camt_entry import Balance, Head
 from ledger_svc.reconciliation.readers.camt_xml import child, number, text
 from ledger_svc.reconciliation.readers.model import ProblemCode, ReadError, ReadReason
@@ -110,7 +110,10 @@ class CamtStatement:
         if not self.has_account:
             raise ReadError(ReadReason.MISSING_FIELD, f"{where}/Acct", "the account is missing")
         if not self._currencies:
-            # No balance and no entry; the page is a statement all the same.
+            # No balance and no entry; the page is a statement all the same. Its currency stands
+            # by no amount, with which it would have been checked.
+            if self._own_currency:
+                decimals_of(self._own_currency, f"{where}/Acct/Ccy")
             self._currencies[self._own_currency] = _Currency(self._open(self._own_currency, where))
         for known in self._currencies.values():
             self._balance(known, where)

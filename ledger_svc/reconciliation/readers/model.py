@@ -68,7 +68,8 @@ class Level(StrEnum):
     DETAIL = "DETAIL"
     """A part of a batch entry, told before it. Details need not sum to their entry."""
     TOTAL = "TOTAL"
-    """The payout that the entries sum to: beside them, never one of them."""
+    """The payout that the entries sum to: beside them, never one of them. A run takes it as the
+    day's transfer to the bank."""
 
 
 class Line(NamedTuple):

@@ -78,7 +78,7 @@ async def channel(databases: dict[str, str]) -> AsyncIterator[grpc.aio.Channel]:
         sources={
             **{f"psp-{n}": _PSP.model_copy(update={"bank": f"bank-{n}"}) for n in range(_SOURCES)},
             **{f"psp-{n}": _DAILY for n in range(ADAPTERS)},
-            **{f"any-{n}": Source(kind="psp") for n in range(_SOURCES)},
+            **{f"any-{n}": Source(kind="psp", bank=f"bank-{n}") for n in range(_SOURCES)},
             **{f"daily-{n}": _DAILY for n in range(_SOURCES)},
             **{f"weekdays-{n}": _WEEKDAYS for n in range(_SOURCES)},
             **{f"bank-{n}": _BANK for n in range(_SOURCES)},

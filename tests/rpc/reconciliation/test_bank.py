@@ -5,8 +5,16 @@ from __future__ import annotations
 from paymesh.reconciliation.v1 import reconciliation_service_pb2 as pb
 
 from tests.support.reconciliation import DAY, DayFile, ingest, reference
-from tests.support.reconciliation_world import BANK, SUSPENSE, World, class_of, counts
-from tests.support.settlement import camt, ntry, stmt
+from tests.support.reconciliation_world import (
+    BANK,
+    RECEIVABLE,
+    SUSPENSE,
+    World,
+    charge_cells,
+    class_of,
+    counts,
+)
+from tests.support.settlement import camt, ntry, stmt, stripe, stripe_row
 
 
 def bank_of(world: World) -> World:
@@ -123,4 +131,33 @@ async def test_a_transfer_that_the_psp_takes_back_is_matched_no_more(world: Worl
     run = await bank.run()
     assert (run.version, counts(run)) == (2, {pb.BREAK_CLASS_BANK_LINE_WITHOUT_PAYOUT: 1})
     assert bank.matches() == 0
+    await world.assert_sums_to_zero()
+
+
+async def test_a_payout_that_stripe_tells_is_a_transfer_to_the_bank(world: World) -> None:
+    psp, bank = world.of(world.source.replace("psp", "any")), bank_of(world)
+    cells, payout = charge_cells(), reference()
+    await psp.capture(1000, 59, cells=cells)
+    of_payout = {
+        "automatic_payout_id": payout,
+        "automatic_payout_effective_at_utc": f"{DAY} 00:00:00",
+    }
+    charged = of_payout | {"balance_transaction_id": cells["psp_reference"]}
+    paid = of_payout | {"balance_transaction_id": reference(), "source_id": payout}
+    content = stripe(
+        stripe_row("9.41", "10.00", "0.59", **charged),
+        stripe_row("-9.41", category="payout", **paid),
+    )
+    file = await ingest(psp.reconciliation, content.encode(), psp.source)
+    assert (file.state, file.lines) == (pb.FILE_STATE_INGESTED, 2), file.problem
+    run = await psp.run()
+    assert (run.state, run.lines, run.matched) == (pb.RUN_STATE_BALANCED, 2, 2)
+    assert (run.balances[0].lines_minor, run.balances[0].ledger_minor) == (0, 0)
+    assert await psp.balance(RECEIVABLE) == 0
+    assert await bank.balance(BANK) == 941
+    assert await psp.run() == run
+
+    at_bank = await bank_day(bank, entry("9.41", f"STRIPE {payout}"), closing="109.41")
+    assert (at_bank.state, at_bank.matched) == (pb.RUN_STATE_BALANCED, 1)
+    assert await bank.balance(BANK) == 941
     await world.assert_sums_to_zero()

@@ -45,6 +45,7 @@ def hostile() -> dict[str, tuple[bytes, str]]:
     """name → (file, reason)."""
     deep = "<x>" * 100_000 + "</x>" * 100_000
     external = ENTITY.replace('"{value}"', 'SYSTEM "{value}"')
+    empty = camt(stmt(opening=None, closing=None).replace("</Acct>", "<Ccy>EUROPE</Ccy></Acct>"))
     latin = camt(stmt(ntry(), closing="105.00")).replace("BANK-1", "BÄNK-1").encode("latin-1")
     return {
         "a doctype": (declared(XML + "<!DOCTYPE Document>", "5.00"), "DTD_REFUSED"),
@@ -83,6 +84,7 @@ def hostile() -> dict[str, tuple[bytes, str]]:
             stripe(stripe_row("1.00")).encode().replace(b"txn_1", b"txn\xff"),
             "BAD_ENCODING",
         ),
+        "nothing, in no currency": (empty.encode(), "UNKNOWN_CURRENCY"),
         "NUL bytes": (mt940().encode().replace(b":62F:", b"\0:62F:"), "NUL_BYTE"),
     }
 
