@@ -34,19 +34,20 @@ from sqlalchemy.ext.asyncio import AsyncConnection, AsyncEngine, create_async_en
 from mesh import failpoints
 from mesh.errors import MeshError, Reason
 from mesh.failpoints import Failpoints, Moment
+from mesh.patience import (
+    IDLE_IN_TRANSACTION_TIMEOUT_MS,
+    LOCK_TIMEOUT_MS,
+    STATEMENT_TIMEOUT_MS,
+    WatchedConnection,
+    answer_within_s,
+)
 
 T = TypeVar("T")
 
-# deadlock_timeout of the server (1 s by default, so that a deadlock is told as one and
-# repeated) < lock timeout < statement timeout < deadlines of calls (3 s and more) < lease (10 s):
-# the innermost gives up first, so that nobody waits for one who has given up.
-LOCK_TIMEOUT_MS = 1_500
-STATEMENT_TIMEOUT_MS = 2_000
-IDLE_IN_TRANSACTION_TIMEOUT_MS = 5_000
 CONNECT_TIMEOUT_S = 2
 POOL_TIMEOUT_S = 2
 # A server that vanished without a word (its machine, or the network) is noticed so soon
-# after the last answer; the default is two hours.
+# after the last answer; the default is two hours. For one that hangs see mesh/patience.py.
 KEEPALIVE_S = 5
 
 POOL_SIZE = 4
@@ -161,7 +162,8 @@ class Database:
 
         pool_size: connections at most, of each of the two kinds (transactions, and
         statements that are one in themselves). by_key: see _PLAN_ONCE. patience_ms: how long
-        a statement or a lock may take, for work on whole tables that no payment waits for.
+        a statement or a lock may take, for work on whole tables that no payment waits for. A
+        server that takes twice as long for an answer is given up (mesh/patience.py).
         """
         settings: dict[str, object] = {
             "timezone": "UTC",
@@ -182,6 +184,7 @@ class Database:
             pool_timeout=POOL_TIMEOUT_S,
             hide_parameters=True,  # errors are logged; the values are the callers'
             connect_args={
+                "async_creator_fn": WatchedConnection.connect,
                 "application_name": application_name,
                 "connect_timeout": CONNECT_TIMEOUT_S,
                 "tcp_user_timeout": 3_000,
@@ -195,8 +198,9 @@ class Database:
         self._statements: AsyncEngine = engine(
             isolation_level="AUTOCOMMIT", pool_reset_on_return=None
         )
+        self._answer_within_s = answer_within_s(patience_ms or STATEMENT_TIMEOUT_MS)
         for kind in (self._transactions, self._statements):
-            event.listen(kind.sync_engine, "checkout", _refuse_dead)
+            event.listen(kind.sync_engine, "checkout", self._taken_out)
         event.listen(self._statements.sync_engine, "after_cursor_execute", _count_statement)
         self._failpoints = failpoints.installed()
         if self._failpoints is not None:
@@ -226,6 +230,10 @@ class Database:
         """Closes all connections."""
         await self._transactions.dispose()
         await self._statements.dispose()
+
+    def _taken_out(self, dbapi_connection: Any, *_more: object) -> None:
+        _refuse_dead(dbapi_connection)
+        dbapi_connection.driver_connection.answer_within_s = self._answer_within_s
 
     async def _again(
         self, name: str, work: Callable[[AsyncConnection], Awaitable[T]], mode: _Mode
@@ -320,7 +328,7 @@ def _count_statement(connection: Connection, *_: object) -> None:
     connection.info[_DONE][0] += 1
 
 
-def _refuse_dead(dbapi_connection: Any, *_more: object) -> None:
+def _refuse_dead(dbapi_connection: Any) -> None:
     """Takes no connection out of the pool that the server closed while it lay there.
 
     After a restart of the server that is all of them, and a statement that is lost with

@@ -11,15 +11,14 @@ from sqlalchemy.engine import Row
 from sqlalchemy.ext.asyncio import AsyncConnection
 
 from mesh.money import MAX_AMOUNT_MINOR
+from mesh.patience import take_time
 from mesh.settlement_file import Kind
 from psp_stub.faults import Capture, Fault, FaultKind
 from psp_stub.settlement import Day, Line, Sums
 
 # Closing reads all captures that are in no file (200,000 in 2 s): once a day, and no charge
 # waits for its locks.
-_TAKE_TIME = text("""
-SELECT set_config('statement_timeout', '15min', true), set_config('lock_timeout', '15min', true)
-""")
+_PATIENCE_MS = 15 * 60_000
 
 _LOCK = text("LOCK TABLE settlement_fault IN SHARE ROW EXCLUSIVE MODE")
 
@@ -140,7 +139,7 @@ async def lock(connection: AsyncConnection) -> None:
     Charges go on. Days are a chain in the schema, too: this is what makes callers wait
     instead of fail.
     """
-    await connection.execute(_TAKE_TIME)
+    await take_time(connection, _PATIENCE_MS)
     await connection.execute(_LOCK)
 
 

@@ -70,11 +70,6 @@ async def test_settings_of_a_session(database: Database, setting: str, value: st
     assert await database.read("test.read", lambda connection: connection.scalar(show)) == value
 
 
-def test_the_innermost_time_is_the_shortest() -> None:
-    assert db.LOCK_TIMEOUT_MS < db.STATEMENT_TIMEOUT_MS < db.IDLE_IN_TRANSACTION_TIMEOUT_MS
-    assert db.STATEMENT_TIMEOUT_MS / 1000 >= db.POOL_TIMEOUT_S
-
-
 def test_the_address_has_no_password() -> None:
     database = Database("postgresql://role:s3cret@db.example/books", application_name="test")
     assert database.address == "db.example:5432/books"
