@@ -7,7 +7,9 @@ of the PSP are cut to what the table holds, and those of its errors are left beh
 from __future__ import annotations
 
 import asyncio
+import math
 from collections.abc import AsyncGenerator, Iterable, Sequence
+from contextlib import suppress
 from typing import NamedTuple
 
 import grpc
@@ -30,7 +32,7 @@ from executor_svc.domain import (
     Refused,
 )
 from mesh import ids, money
-from mesh.errors import MeshError, Reason, dependency_down
+from mesh.errors import Code, MeshError, Reason, dependency_down
 from mesh.money import Money
 from mesh.status import from_rpc_error, from_status
 
@@ -39,7 +41,7 @@ log = structlog.get_logger()
 Answers = list[tuple[str, Answer]]
 """Answers by our own keys, as they came together."""
 
-# A PSP's name and key window change when its adapter is configured anew.
+# A PSP's name and key window change when its adapter is configured anew, or exchanged.
 REFRESH_S = 60.0
 
 MAX_SOURCE_CHARACTERS = 63
@@ -82,7 +84,7 @@ class Psp:
         self._look_up_deadline_s = look_up_deadline_s
         self._key_window_s = key_window_s
         self._known: Capabilities | None = None
-        self._known_until = 0.0
+        self._known_at = 0.0
         self._asking: asyncio.Task[Capabilities] | None = None
 
     async def capabilities(self) -> Capabilities:
@@ -92,8 +94,12 @@ class Psp:
         """
         if self._known is None:
             return await self.ask_capabilities()
-        if asyncio.get_running_loop().time() > self._known_until:
-            self._ask()
+        age_s = asyncio.get_running_loop().time() - self._known_at
+        if age_s > REFRESH_S:
+            with suppress(MeshError):  # which _asked has logged
+                return await self.ask_capabilities()
+        elif age_s > REFRESH_S / 2:
+            self._ask()  # so that nobody has to wait for it where calls follow one another
         return self._known
 
     async def ask_capabilities(self) -> Capabilities:
@@ -127,8 +133,10 @@ class Psp:
                 "the PSP adapter does not say what its name is, in at most "
                 f"{MAX_SOURCE_CHARACTERS} characters, and how long it remembers a key",
             )
+        if self._known is not None and self._known.source != source:
+            log.warning("psp_changed", before=self._known.source, now=source)
         self._known = Capabilities(source, window_s / 2)
-        self._known_until = asyncio.get_running_loop().time() + REFRESH_S
+        self._known_at = asyncio.get_running_loop().time()
         return self._known
 
     async def charge(
@@ -160,7 +168,7 @@ class Psp:
             async for response in call:
                 yield [(o.idempotency_key, _answer(o)) for o in response.outcomes]
         except grpc.RpcError as error:
-            raise from_rpc_error(error) from error
+            raise self._failed(error) from error
         finally:
             call.cancel()
 
@@ -172,9 +180,16 @@ class Psp:
             async for response in call:
                 yield [(r.idempotency_key, _answer(r)) for r in response.results]
         except grpc.RpcError as error:
-            raise from_rpc_error(error) from error
+            raise self._failed(error) from error
         finally:
             call.cancel()
+
+    def _failed(self, error: grpc.RpcError) -> MeshError:
+        failed = from_rpc_error(error)
+        if failed.code is Code.UNAVAILABLE:
+            # Whoever is there next may be another adapter.
+            self._known_at = -math.inf
+        return failed
 
 
 def _answer(told: pb.ChargeOutcome | pb.LookUpResult) -> Answer:

@@ -290,6 +290,12 @@ OVERDUE = Finding(
     "same key again",
 )
 
+ELSEWHERE = Finding(
+    Outcome.OVERDUE,
+    attention_reason="OUTCOME_UNKNOWN: sent to another PSP than the one that can be asked now, "
+    "and it is too late to send the same key again",
+)
+
 FORGOTTEN = Finding(
     Outcome.FORGOTTEN,
     attention_reason="OUTCOME_UNKNOWN: the PSP does not know the key, and it is too late to "

@@ -27,7 +27,7 @@ from uuid import UUID
 import structlog
 
 from executor_svc import domain, operations
-from executor_svc.clients import Answers, Psp
+from executor_svc.clients import Answers, Capabilities, Psp
 from executor_svc.domain import (
     RESTING,
     Answer,
@@ -123,12 +123,15 @@ class Ladder:
             intended.set_result(None)
         new: list[Run] = []
         waiting: list[Run] = []
+        elsewhere: list[Run] = []
         for run, result in zip(runs, results, strict=True):
             if isinstance(result, MaySend):
                 new.append(run)
             elif not self._settle(run, result):
-                waiting.append(run)
+                is_elsewhere = _is_elsewhere(run, "look-up", result, capabilities)
+                (elsewhere if is_elsewhere else waiting).append(run)
         tell("intent", started_ns, new)
+        self._leave_unknown(elsewhere, not_found=False, elsewhere=True)
         self._look_up(waiting)
         self._send(new, send_by, first_call=True)
 
@@ -257,7 +260,8 @@ class Ladder:
         """Sends again what the PSP does not know, while it surely would if it had been sent.
 
         The key window is asked for anew: a PSP that was configured to forget sooner must
-        not be sent a key that it has forgotten.
+        not be sent a key that it has forgotten. So is the name: what another one does not
+        know, the one that it was sent to may have taken.
         """
         try:
             capabilities = await self._psp.ask_capabilities()
@@ -267,20 +271,26 @@ class Ladder:
         send_by = _now() + capabilities.safe_s
         started_ns = time.time_ns()
         results = await self._writer.write(
-            [Resend(run.operation, capabilities.safe_s, run.restart) for run in runs],
+            [
+                Resend(run.operation, capabilities.safe_s, capabilities.source, run.restart)
+                for run in runs
+            ],
             durable=False,
         )
         clear: list[Run] = []
         too_late: list[Run] = []
+        elsewhere: list[Run] = []
         for run, result in zip(runs, results, strict=True):
             run.resent = True
             if isinstance(result, MaySend):
                 log.info("operation_resent", **run.operation.ids, detail=run.detail)
                 clear.append(run)
             elif not self._settle(run, _sent_before(result)):
-                too_late.append(run)
+                is_elsewhere = _is_elsewhere(run, "resend", result, capabilities)
+                (elsewhere if is_elsewhere else too_late).append(run)
         tell("resend", started_ns, runs)
         self._leave_unknown(too_late, not_found=True)
+        self._leave_unknown(elsewhere, not_found=False, elsewhere=True)
         self._send(clear, send_by, first_call=False)
 
     def _record(self, found: list[tuple[Run, Finding]]) -> None:
@@ -306,16 +316,16 @@ class Ladder:
                 )
             self._end(run, result)
 
-    def _leave_unknown(self, runs: list[Run], *, not_found: bool) -> None:
+    def _leave_unknown(self, runs: list[Run], *, not_found: bool, elsewhere: bool = False) -> None:
         if runs:
-            self._spawn(self._store_unknown(runs, not_found=not_found), runs)
+            self._spawn(self._store_unknown(runs, not_found, elsewhere), runs)
 
-    async def _store_unknown(self, runs: list[Run], *, not_found: bool) -> None:
+    async def _store_unknown(self, runs: list[Run], not_found: bool, elsewhere: bool) -> None:
         """Ends the round without evidence. Not durable: a row that says SENT says the same."""
         safe_s = (await self._psp.capabilities()).safe_s
         started_ns = time.time_ns()
         results = await self._writer.write(
-            [Unresolved(run.operation, not_found, safe_s) for run in runs],
+            [Unresolved(run.operation, not_found, safe_s, elsewhere) for run in runs],
             durable=False,
         )
         tell("record", started_ns, runs, "no evidence")
@@ -360,6 +370,16 @@ def _taken(answered: Answers, waiting: dict[str, Run]) -> list[tuple[Run, Answer
     return [
         (run, answer) for key, answer in answered if (run := waiting.pop(key, None)) is not None
     ]
+
+
+def _is_elsewhere(
+    run: Run, step: str, result: Written | MeshError, capabilities: Capabilities
+) -> bool:
+    """Whether another PSP than the one that can be asked has the operation; notes it."""
+    if not isinstance(result, Stored) or result.source == capabilities.source:
+        return False
+    run.note(step, f"sent to another PSP ({result.source}), not to {capabilities.source}")
+    return True
 
 
 def _sent_before(result: Written | MeshError) -> Written | MeshError:

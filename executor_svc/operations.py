@@ -14,7 +14,16 @@ import structlog
 from sqlalchemy.ext.asyncio import AsyncConnection
 
 from executor_svc import store
-from executor_svc.domain import FORGOTTEN, OVERDUE, UNKNOWN, Finding, Operation, Standing, Stored
+from executor_svc.domain import (
+    ELSEWHERE,
+    FORGOTTEN,
+    OVERDUE,
+    UNKNOWN,
+    Finding,
+    Operation,
+    Standing,
+    Stored,
+)
 from mesh.db import Database
 from mesh.errors import MeshError, Reason
 
@@ -35,12 +44,13 @@ class Intent(NamedTuple):
 class Resend(NamedTuple):
     """The operation is about to be sent again under the same key.
 
-    safe_s: how long after the first send that is safe, in seconds. restart: whether an
-    operator asked for this round.
+    safe_s: how long after the first send that is safe, in seconds. source: whom it is sent
+    to. restart: whether an operator asked for this round.
     """
 
     operation: Operation
     safe_s: float
+    source: str
     restart: bool = False
 
 
@@ -56,11 +66,13 @@ class Unresolved(NamedTuple):
     """The PSP gave no evidence; not_found: it said that it does not know the key.
 
     safe_s: how long after the first send a resend is safe; then the operation is parked.
+    elsewhere: whether it was not asked, because another PSP has the operation.
     """
 
     operation: Operation
     not_found: bool
     safe_s: float
+    elsewhere: bool = False
 
 
 Write = Intent | Resend | Found | Unresolved
@@ -80,16 +92,18 @@ async def write(database: Database, writes: Sequence[Write]) -> list[Written | M
     """Writes the list in one commit and says for each item what came of it.
 
     Idempotent on operation_id; evidence goes before the lack of it. An Intent may send if
-    its row is new; a Resend, if the state is one to resend in and its time is not over, by
-    the database's clock; an operator's Resend also if it is parked and nothing was
-    captured. Whatever moves nothing, because another writer was first or the state is
-    terminal, is answered with the row as it is stored. Errors: those of Database.commit; of
-    an item, INTERNAL for an operation whose row is gone (a database that was restored to an
-    earlier time).
+    its row is new; a Resend, if it goes to the source of the first send, the state is one to
+    resend in and its time is not over, by the database's clock; an operator's Resend also
+    if it is parked and nothing was captured. Whatever moves nothing, because another writer
+    was first or the state is terminal, is answered with the row as it is stored. Errors:
+    those of Database.commit; of an item, INTERNAL for an operation whose row is gone (a
+    database that was restored to an earlier time).
     """
     intents = [(w.operation, w.psp_key, w.source) for w in writes if isinstance(w, Intent)]
     resends = [
-        (w.operation.operation_id, w.safe_s, w.restart) for w in writes if isinstance(w, Resend)
+        (w.operation.operation_id, w.safe_s, w.source, w.restart)
+        for w in writes
+        if isinstance(w, Resend)
     ]
     found = [w for w in writes if isinstance(w, Found)]
     unresolved = [w for w in writes if isinstance(w, Unresolved)]
@@ -146,6 +160,8 @@ def _may_send(write: Write, inserted: set[UUID], resent: set[UUID]) -> bool:
 def _without_evidence(write: Unresolved, overdue: set[UUID]) -> tuple[Operation, Finding, bool]:
     if write.operation.operation_id not in overdue:
         return write.operation, UNKNOWN, False
+    if write.elsewhere:
+        return write.operation, ELSEWHERE, False
     return write.operation, FORGOTTEN if write.not_found else OVERDUE, False
 
 

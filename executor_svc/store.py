@@ -57,16 +57,17 @@ FROM operation o
 WHERE o.operation_id = ANY(cast(:operation_ids AS uuid[]))
 """)
 
-# What was parked is unknown from here on: it is about to be asked for again.
+# What was parked is unknown from here on: it is about to be asked for again. Another PSP than
+# the one that it was sent to would take the money a second time.
 _MARK_RESENT = text(f"""
 UPDATE operation o
 SET send_count = o.send_count + 1,
     state = CASE o.state WHEN {State.PARKED.value} THEN {State.UNKNOWN.value} ELSE o.state END,
     attention_reason = ''
 FROM unnest(cast(:operation_ids AS uuid[]), cast(:safe_seconds AS double precision[]),
-            cast(:restarts AS boolean[]))
-  AS x (operation_id, safe_seconds, restart)
-WHERE o.operation_id = x.operation_id
+            cast(:sources AS text[]), cast(:restarts AS boolean[]))
+  AS x (operation_id, safe_seconds, source, restart)
+WHERE o.operation_id = x.operation_id AND o.source = x.source
   AND (o.state = ANY(cast(:resendable AS smallint[]))
        OR x.restart AND o.state = {State.PARKED.value} AND o.captured_minor IS NULL)
   AND paymesh_now() < o.first_send_time + make_interval(secs => x.safe_seconds)
@@ -174,13 +175,14 @@ async def read(connection: AsyncConnection, operation_ids: Sequence[UUID]) -> di
 
 
 async def mark_resent(
-    connection: AsyncConnection, resends: Sequence[tuple[UUID, float, bool]]
+    connection: AsyncConnection, resends: Sequence[tuple[UUID, float, str, bool]]
 ) -> set[UUID]:
     """Counts one more send of the operations that may be sent again.
 
     Each comes with the seconds after its first send in which a resend is safe, by the
-    database's time, and with whether an operator asked for it. Returns the ids that may;
-    the state or the time forbids the others.
+    database's time, with the source that it is about to be sent to, and with whether an
+    operator asked for it. Returns the ids that may; the source, the state or the time
+    forbids the others.
     """
     if not resends:
         return set()
@@ -188,8 +190,9 @@ async def mark_resent(
         _MARK_RESENT,
         {
             "resendable": _RESENDABLE,
-            "restarts": [restart for _, _, restart in resends],
-            **_with_seconds([(operation_id, safe_s) for operation_id, safe_s, _ in resends]),
+            "sources": [source for _, _, source, _ in resends],
+            "restarts": [restart for _, _, _, restart in resends],
+            **_with_seconds([(operation_id, safe_s) for operation_id, safe_s, _, _ in resends]),
         },
     )
     return set(rows.scalars())

@@ -95,7 +95,7 @@ async def test_one_commit_takes_all_kinds_of_writes(database: Database) -> None:
         [
             Found(sent, finding_of(sent, Outcome.CAPTURED)),
             intent(new),
-            Resend(lost, SAFE_S),
+            Resend(lost, SAFE_S, "psp"),
             intent(known),
             Unresolved(pending, not_found=True, safe_s=SAFE_S),
         ],
