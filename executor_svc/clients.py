@@ -1,7 +1,8 @@
 """The PSP, as the executor sees it: calls in, domain answers out.
 
 Nothing is retried here: what is not known is found out by the ladder (runner.py). Texts
-of the PSP are cut to what the table holds, and those of its errors are left behind.
+of the PSP are cut to what the table holds and the ledger takes, and those of its errors are
+left behind.
 """
 
 from __future__ import annotations
@@ -31,6 +32,7 @@ from executor_svc.domain import (
     Pending,
     Refused,
 )
+from executor_svc.texts import plain
 from mesh import ids, money
 from mesh.errors import Code, MeshError, Reason, dependency_down
 from mesh.money import Money
@@ -124,14 +126,16 @@ class Psp:
             )
         except grpc.RpcError as error:
             raise dependency_down("the PSP") from error
-        source = _text(answer.source)
+        source = answer.source
         window_s = min(answer.key_window.ToMicroseconds() / 1_000_000, self._key_window_s)
         # A name that the ledger can't book under would be found out after the capture.
-        if not 1 <= len(source) <= MAX_SOURCE_CHARACTERS or window_s <= 0:
+        is_name = 1 <= len(source) <= MAX_SOURCE_CHARACTERS and plain(source) == source
+        if not is_name or window_s <= 0:
             raise MeshError(
                 Reason.DEPENDENCY_DOWN,
                 "the PSP adapter does not say what its name is, in at most "
-                f"{MAX_SOURCE_CHARACTERS} characters, and how long it remembers a key",
+                f"{MAX_SOURCE_CHARACTERS} characters and no control characters, and how long it "
+                "remembers a key",
             )
         if self._known is not None and self._known.source != source:
             log.warning("psp_changed", before=self._known.source, now=source)
@@ -246,7 +250,5 @@ def _fee(fee: money_pb2.Money, told: pb.ChargeOutcome | pb.LookUpResult) -> Mone
 
 
 def _text(text: str) -> str:
-    """What PostgreSQL takes as text, and not too much of it."""
-    if len(text) > _MAX_TEXT_CHARACTERS:
-        text = text[:_MAX_TEXT_CHARACTERS]
-    return text.replace("\0", "") if "\0" in text else text
+    """What can be stored and booked, and not too much of it."""
+    return plain(text[:_MAX_TEXT_CHARACTERS])

@@ -32,6 +32,7 @@ from executor_svc.domain import (
     State,
     Stored,
 )
+from executor_svc.texts import plain
 from mesh.money import Money
 
 _COLUMNS = """
@@ -269,9 +270,9 @@ def _recorded(
     return Stored(
         operation,
         MOVES[finding.outcome].target,
-        source,
+        plain(source),
         finding.source,
-        psp_reference,
+        plain(psp_reference),
         finding.captured,
         finding.fee,
         finding.decline_category,
@@ -288,6 +289,7 @@ def _with_seconds(operations: Sequence[tuple[UUID, float]]) -> dict[str, list[An
     }
 
 
+# Texts are read without control characters: an earlier release stored them.
 def _stored(row: Any) -> Stored:
     (
         operation_id, payment_id, order_id, kind, amount_minor, currency, payment_method,
@@ -299,13 +301,13 @@ def _stored(row: Any) -> Stored:
             operation_id, payment_id, order_id, Kind(kind), amount_minor, currency, payment_method
         ),
         State(state),
-        source,
+        plain(source),
         Source(evidence),
-        psp_reference,
+        plain(psp_reference),
         None if captured_minor is None else Money(captured_minor, captured_currency),
         None if fee_minor is None else Money(fee_minor, fee_currency),
         None if decline_category is None else DeclineCategory(decline_category),
-        decline_code,
+        plain(decline_code),
         attention_reason,
         change_time,
     )
