@@ -11,7 +11,7 @@ import asyncio
 import math
 from collections.abc import AsyncGenerator, Iterable, Sequence
 from contextlib import suppress
-from typing import NamedTuple
+from typing import NamedTuple, TypeVar
 
 import grpc
 import structlog
@@ -39,6 +39,8 @@ from mesh.money import Money
 from mesh.status import from_rpc_error, from_status
 
 log = structlog.get_logger()
+
+_Message = TypeVar("_Message")
 
 Answers = list[tuple[str, Answer]]
 """Answers by our own keys, as they came together."""
@@ -73,6 +75,15 @@ class Capabilities(NamedTuple):
 
     source: str
     safe_s: float
+
+
+class Unreadable(MeshError):
+    """A message of the PSP can't be read: no answer to anything that it may have answered."""
+
+    def __init__(self) -> None:
+        super().__init__(
+            Reason.UNSPECIFIED, "a message of the PSP can't be read", peer_code=Code.INTERNAL
+        )
 
 
 class Psp:
@@ -124,7 +135,8 @@ class Psp:
             answer = await self._stub.GetCapabilities(
                 pb.GetCapabilitiesRequest(), timeout=self._look_up_deadline_s
             )
-        except grpc.RpcError as error:
+            answer = _readable(answer)
+        except (grpc.RpcError, Unreadable) as error:
             raise dependency_down("the PSP") from error
         source = answer.source
         window_s = min(answer.key_window.ToMicroseconds() / 1_000_000, self._key_window_s)
@@ -170,19 +182,19 @@ class Psp:
         call = self._stub.Charge(request, timeout=timeout_s)
         try:
             async for response in call:
-                yield [(o.idempotency_key, _answer(o)) for o in response.outcomes]
+                yield [(o.idempotency_key, _answer(o)) for o in _readable(response).outcomes]
         except grpc.RpcError as error:
             raise self._failed(error) from error
         finally:
             call.cancel()
 
     async def look_up(self, keys: Sequence[str]) -> AsyncGenerator[Answers, None]:
-        """Asks what became of keys; otherwise as `charge`."""
+        """Asks what became of keys; otherwise as `charge`. Raises Unreadable for a bad message."""
         request = pb.LookUpRequest(idempotency_keys=keys)
         call = self._stub.LookUp(request, timeout=self._look_up_deadline_s)
         try:
             async for response in call:
-                yield [(r.idempotency_key, _answer(r)) for r in response.results]
+                yield [(r.idempotency_key, _answer(r)) for r in _readable(response).results]
         except grpc.RpcError as error:
             raise self._failed(error) from error
         finally:
@@ -194,6 +206,13 @@ class Psp:
             # Whoever is there next may be another adapter.
             self._known_at = -math.inf
         return failed
+
+
+def _readable(message: _Message | None) -> _Message:
+    """The message. grpc.aio gives None for one that it can't parse, and goes on."""
+    if message is None:
+        raise Unreadable
+    return message
 
 
 def _answer(told: pb.ChargeOutcome | pb.LookUpResult) -> Answer:

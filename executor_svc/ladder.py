@@ -27,7 +27,7 @@ from uuid import UUID
 import structlog
 
 from executor_svc import domain, operations
-from executor_svc.clients import Answers, Capabilities, Psp
+from executor_svc.clients import Answers, Capabilities, Psp, Unreadable
 from executor_svc.domain import (
     RESTING,
     Answer,
@@ -217,7 +217,12 @@ class Ladder:
             self._spawn(self._ask(part), part)
 
     async def _ask(self, runs: Sequence[Run]) -> None:
-        """Asks the PSP by our keys. Without evidence the round ends, or sends once more."""
+        """Asks the PSP by our keys. Without evidence the round ends, or sends once more.
+
+        A message that can't be read takes its neighbours with it, so their list is halved
+        until the key of the bad one stands alone. Half by half: a PSP of which nothing can be
+        read hears two calls a key, and not all at once.
+        """
         waiting = {run.psp_key.hex: run for run in runs}
         why = "no answer"
         started_ns = time.time_ns()
@@ -227,6 +232,12 @@ class Ladder:
                     self._looked_up(answered, waiting, started_ns)
         except MeshError as error:
             why = error.code.name
+            if isinstance(error, Unreadable) and len(waiting) > 1:
+                left = list(waiting.values())
+                half = len(left) // 2
+                await self._ask(left[:half])
+                await self._ask(left[half:])
+                return
         for run in waiting.values():
             run.note("look-up", why)
         tell("look-up", started_ns, waiting.values(), why)
