@@ -91,7 +91,8 @@ Written = MaySend | Stored
 async def write(database: Database, writes: Sequence[Write]) -> list[Written | MeshError]:
     """Writes the list in one commit and says for each item what came of it.
 
-    Idempotent on operation_id; evidence goes before the lack of it. An Intent may send if
+    Idempotent on operation_id; evidence goes before the lack of it, what is definite before
+    what is not, and no item sends what another one has evidence of. An Intent may send if
     its row is new; a Resend, if it goes to the source of the first send, the state is one to
     resend in and its time is not over, by the database's clock; an operator's Resend also
     if it is parked and nothing was captured. Whatever moves nothing, because another writer
@@ -107,6 +108,7 @@ async def write(database: Database, writes: Sequence[Write]) -> list[Written | M
     ]
     found = [w for w in writes if isinstance(w, Found)]
     unresolved = [w for w in writes if isinstance(w, Unresolved)]
+    proven = _strongest(found)
 
     async def work(connection: AsyncConnection) -> list[Written | MeshError]:
         inserted = await store.insert(connection, intents)
@@ -115,10 +117,10 @@ async def write(database: Database, writes: Sequence[Write]) -> list[Written | M
             connection, [(w.operation.operation_id, w.safe_s) for w in unresolved]
         )
         findings = {w.operation.operation_id: _without_evidence(w, overdue) for w in unresolved}
-        findings.update(
-            (w.operation.operation_id, (w.operation, w.finding, w.restart)) for w in found
-        )
+        findings.update(proven)
         stored = await store.record(connection, list(findings.values()))
+        inserted -= proven.keys()
+        resent -= proven.keys()
         clear = [_may_send(w, inserted, resent) for w in writes]
         untold = {
             w.operation.operation_id
@@ -155,6 +157,17 @@ def _may_send(write: Write, inserted: set[UUID], resent: set[UUID]) -> bool:
     if isinstance(write, Intent):
         return write.operation.operation_id in inserted
     return isinstance(write, Resend) and write.operation.operation_id in resent
+
+
+def _strongest(found: Sequence[Found]) -> dict[UUID, tuple[Operation, Finding, bool]]:
+    """One finding for each operation: a definite one, else what is pending; of two the first."""
+    strongest: dict[UUID, tuple[Operation, Finding, bool]] = {}
+    for w in found:
+        operation_id = w.operation.operation_id
+        known = strongest.get(operation_id)
+        if known is None or w.finding.strength > known[1].strength:
+            strongest[operation_id] = (w.operation, w.finding, w.restart)
+    return strongest
 
 
 def _without_evidence(write: Unresolved, overdue: set[UUID]) -> tuple[Operation, Finding, bool]:

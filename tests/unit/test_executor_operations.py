@@ -32,6 +32,9 @@ NOW = datetime(2026, 3, 1, 12, tzinfo=UTC)
 SAFE_S = 60.0
 
 CAPTURED = Finding(Outcome.CAPTURED, Source.PSP_ANSWER, "psp_1")
+DECLINED = Finding(Outcome.DECLINED, Source.PSP_ANSWER, "psp_1")
+PENDING = Finding(Outcome.PENDING, Source.PSP_ANSWER, "psp_1")
+REFUSED = Finding(Outcome.REFUSED, Source.PSP_ANSWER)
 
 
 @pytest.fixture
@@ -111,18 +114,31 @@ async def test_what_another_writer_stored_first_is_answered_and_not_sent(
     assert await operations.write(fake.database, writes) == [MAY_SEND, *rows]
 
 
+@pytest.mark.parametrize("make", [intent, partial(Resend, safe_s=SAFE_S, source="psp")])
+async def test_what_the_same_list_has_evidence_of_is_not_sent(
+    monkeypatch: pytest.MonkeyPatch, fake: FakeDatabase, make: Callable[[Operation], Write]
+) -> None:
+    proven, other = new_operation(), new_operation()
+    captured = row(proven, State.CAPTURED)
+    play(monkeypatch, may_send=[proven, other], moved=[captured])
+    writes: list[Write] = [make(proven), make(proven), make(other), Found(proven, CAPTURED)]
+    for given_writes in (writes, writes[::-1]):
+        written = await operations.write(fake.database, given_writes)
+        told = dict(zip(map(id, given_writes), written, strict=True))
+        assert [told[id(write)] for write in writes] == [captured, captured, MAY_SEND, captured]
+
+
 async def test_leave_to_send_is_for_what_is_sent_and_for_nothing_else(
     monkeypatch: pytest.MonkeyPatch, fake: FakeDatabase
 ) -> None:
-    """A finding of an operation that may be sent by another item is answered by its row."""
+    """The lack of evidence for what another item may send is answered by the row."""
     operation = new_operation()
-    captured = row(operation, State.CAPTURED)
-    play(monkeypatch, may_send=[operation], moved=[captured])
+    unknown = row(operation, State.UNKNOWN)
+    play(monkeypatch, may_send=[operation], moved=[unknown])
     writes: list[Write] = [
-        Resend(operation, SAFE_S, "psp"), Found(operation, CAPTURED),
-        Unresolved(operation, not_found=True, safe_s=SAFE_S),
+        Resend(operation, SAFE_S, "psp"), Unresolved(operation, not_found=True, safe_s=SAFE_S),
     ]  # fmt: skip
-    assert await operations.write(fake.database, writes) == [MAY_SEND, captured, captured]
+    assert await operations.write(fake.database, writes) == [MAY_SEND, unknown]
 
 
 @pytest.mark.parametrize("restart", [False, True])
@@ -194,6 +210,31 @@ async def test_evidence_goes_before_its_lack_in_one_list(
     ]  # fmt: skip
     await operations.write(fake.database, writes if evidence_first else writes[::-1])
     assert given(statements, "record") == [(operation, CAPTURED, False)]
+
+
+@pytest.mark.parametrize(
+    ("findings", "kept"),
+    [
+        ([CAPTURED, PENDING], CAPTURED),
+        ([PENDING, CAPTURED], CAPTURED),
+        ([PENDING, DECLINED], DECLINED),
+        ([REFUSED, PENDING], PENDING),
+        ([REFUSED, DECLINED, PENDING], DECLINED),
+        # Each by itself would have moved the row first: the second is a contradiction.
+        ([CAPTURED, DECLINED], CAPTURED),
+        ([DECLINED, CAPTURED], DECLINED),
+        ([PENDING, PENDING._replace(psp_reference="psp_2")], PENDING),
+    ],
+)
+async def test_of_several_findings_of_one_operation_the_strongest_is_stored(
+    monkeypatch: pytest.MonkeyPatch, fake: FakeDatabase, findings: list[Finding], kept: Finding
+) -> None:
+    operation = new_operation()
+    moved = row(operation, State.CAPTURED)
+    statements = play(monkeypatch, moved=[moved])
+    writes = [Found(operation, finding) for finding in findings]
+    assert await operations.write(fake.database, writes) == [moved] * len(writes)
+    assert given(statements, "record") == [(operation, kept, False)]
 
 
 async def test_a_row_that_did_not_move_is_read_and_one_that_did_is_not(
