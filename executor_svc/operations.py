@@ -24,6 +24,7 @@ from executor_svc.domain import (
     Standing,
     Stored,
 )
+from mesh.attention import MOST_COUNTED
 from mesh.db import Database
 from mesh.errors import MeshError, Reason
 
@@ -149,8 +150,15 @@ async def find(database: Database, operation_ids: Sequence[UUID]) -> dict[UUID, 
 
 
 async def unresolved(database: Database) -> list[Standing]:
-    """The operations without a definite outcome, by state. Errors: those of Database.read."""
-    return await database.read("executor.unresolved", store.read_unresolved)
+    """The operations without a definite outcome, by state: the MOST_COUNTED oldest of all.
+
+    Errors: those of Database.read.
+    """
+
+    async def work(connection: AsyncConnection) -> list[Standing]:
+        return await store.read_unresolved(connection, MOST_COUNTED)
+
+    return await database.read("executor.unresolved", work)
 
 
 def _may_send(write: Write, inserted: set[UUID], resent: set[UUID]) -> bool:

@@ -109,12 +109,17 @@ WHERE o.operation_id = x.operation_id AND (x.origins >> o.state) & 1 = 1
 RETURNING o.operation_id, o.source, o.psp_reference, o.change_time
 """)
 
-# The state, too, because a process of an earlier release moves it and leaves the flag.
+# The state, too, because a process of an earlier release moves it and leaves the flag. The
+# oldest alone, in the order of their index: after years there may be millions.
 _READ_UNRESOLVED = text("""
 SELECT o.state, count(*) AS operations,
   extract(epoch FROM paymesh_now() - min(o.first_send_time))::float8 AS oldest_seconds
-FROM operation o
-WHERE o.unresolved AND o.state BETWEEN 2 AND 5
+FROM (
+  SELECT state, first_send_time FROM operation
+  WHERE unresolved AND state BETWEEN 2 AND 5
+  ORDER BY first_send_time
+  LIMIT :most
+) o
 GROUP BY o.state
 """)
 
@@ -209,11 +214,11 @@ async def read_overdue(
     return set(rows.scalars())
 
 
-async def read_unresolved(connection: AsyncConnection) -> list[Standing]:
-    """The operations that have no definite outcome, counted by state."""
+async def read_unresolved(connection: AsyncConnection, most: int) -> list[Standing]:
+    """The operations that have no definite outcome, counted by state: the `most` oldest."""
     return [
         Standing(State(row.state), row.operations, row.oldest_seconds)
-        for row in await connection.execute(_READ_UNRESOLVED)
+        for row in await connection.execute(_READ_UNRESOLVED, {"most": most})
     ]
 
 
