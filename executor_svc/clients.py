@@ -34,6 +34,7 @@ from executor_svc.domain import (
 )
 from executor_svc.texts import plain
 from mesh import ids, money
+from mesh.clock import elapsed_s
 from mesh.errors import Code, MeshError, Reason, dependency_down
 from mesh.money import Money
 from mesh.status import from_rpc_error, from_status
@@ -107,7 +108,7 @@ class Psp:
         """
         if self._known is None:
             return await self.ask_capabilities()
-        age_s = asyncio.get_running_loop().time() - self._known_at
+        age_s = elapsed_s() - self._known_at
         if age_s > REFRESH_S:
             with suppress(MeshError):  # which _asked has logged
                 return await self.ask_capabilities()
@@ -152,7 +153,7 @@ class Psp:
         if self._known is not None and self._known.source != source:
             log.warning("psp_changed", before=self._known.source, now=source)
         self._known = Capabilities(source, window_s / 2)
-        self._known_at = asyncio.get_running_loop().time()
+        self._known_at = elapsed_s()
         return self._known
 
     async def charge(

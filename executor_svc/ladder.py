@@ -41,6 +41,7 @@ from executor_svc.domain import (
 from executor_svc.operations import Found, Intent, MaySend, Resend, Unresolved, Write, Written
 from mesh import tracing
 from mesh.batching import MAX_LIST_ITEMS, Writer
+from mesh.clock import elapsed_s
 from mesh.db import CommitUnknown, Database, NotCommitted
 from mesh.errors import MeshError, Reason, outcome_unknown
 from mesh.tracing import Part
@@ -110,7 +111,7 @@ class Ladder:
         """Stores the intents; what is new is sent, what was waiting is looked up."""
         try:
             capabilities = await self._psp.capabilities()
-            send_by = _now() + capabilities.safe_s
+            send_by = elapsed_s() + capabilities.safe_s
             started_ns = time.time_ns()
             results = await self._writer.write(
                 [Intent(run.operation, run.psp_key, capabilities.source) for run in runs],
@@ -164,12 +165,12 @@ class Ladder:
     async def _charge(self, runs: Sequence[Run], send_by: float, *, first_call: bool) -> None:
         """Makes one call; what has no evidence at its end is looked up.
 
-        send_by: by the loop's clock, when the call must be over, because from then on the
+        send_by: by the clock of elapsed_s, when the call must be over, because from then on the
         PSP may have forgotten what it took for another call under the same key. So a
         process that was stopped for long after its commit does not send any more.
         """
         waiting = {run.psp_key.hex: run for run in runs}
-        timeout_s = min(self._psp_deadline_s, send_by - _now())
+        timeout_s = min(self._psp_deadline_s, send_by - elapsed_s())
         why = "no answer"
         started_ns = time.time_ns()
         try:
@@ -279,7 +280,7 @@ class Ladder:
         except MeshError:
             self._leave_unknown(runs, not_found=True)
             return
-        send_by = _now() + capabilities.safe_s
+        send_by = elapsed_s() + capabilities.safe_s
         started_ns = time.time_ns()
         results = await self._writer.write(
             [
@@ -411,7 +412,3 @@ def conflict(fields: Sequence[str]) -> MeshError:
         "this operation was submitted with other fields",
         {"fields": ",".join(fields)},
     )
-
-
-def _now() -> float:
-    return asyncio.get_running_loop().time()
