@@ -1,14 +1,17 @@
 """The PSP, as the executor sees it: calls in, domain answers out.
 
 Nothing is retried here: what is not known is found out by the ladder (runner.py). Texts
-of the PSP are cut to what the table holds, and those of its errors are left behind.
+of the PSP are cut to what the table holds and the ledger takes, and those of its errors are
+left behind.
 """
 
 from __future__ import annotations
 
 import asyncio
+import math
 from collections.abc import AsyncGenerator, Iterable, Sequence
-from typing import NamedTuple
+from contextlib import suppress
+from typing import NamedTuple, TypeVar
 
 import grpc
 import structlog
@@ -29,17 +32,21 @@ from executor_svc.domain import (
     Pending,
     Refused,
 )
+from executor_svc.texts import plain
 from mesh import ids, money
-from mesh.errors import MeshError, Reason, dependency_down
+from mesh.clock import elapsed_s
+from mesh.errors import Code, MeshError, Reason, dependency_down
 from mesh.money import Money
 from mesh.status import from_rpc_error, from_status
 
 log = structlog.get_logger()
 
+_Message = TypeVar("_Message")
+
 Answers = list[tuple[str, Answer]]
 """Answers by our own keys, as they came together."""
 
-# A PSP's name and key window change when its adapter is configured anew.
+# A PSP's name and key window change when its adapter is configured anew, or exchanged.
 REFRESH_S = 60.0
 
 MAX_SOURCE_CHARACTERS = 63
@@ -71,6 +78,15 @@ class Capabilities(NamedTuple):
     safe_s: float
 
 
+class Unreadable(MeshError):
+    """A message of the PSP can't be read: no answer to anything that it may have answered."""
+
+    def __init__(self) -> None:
+        super().__init__(
+            Reason.UNSPECIFIED, "a message of the PSP can't be read", peer_code=Code.INTERNAL
+        )
+
+
 class Psp:
     """Calls to the PSP adapter. Belongs to one event loop."""
 
@@ -82,7 +98,7 @@ class Psp:
         self._look_up_deadline_s = look_up_deadline_s
         self._key_window_s = key_window_s
         self._known: Capabilities | None = None
-        self._known_until = 0.0
+        self._known_at = 0.0
         self._asking: asyncio.Task[Capabilities] | None = None
 
     async def capabilities(self) -> Capabilities:
@@ -92,8 +108,12 @@ class Psp:
         """
         if self._known is None:
             return await self.ask_capabilities()
-        if asyncio.get_running_loop().time() > self._known_until:
-            self._ask()
+        age_s = elapsed_s() - self._known_at
+        if age_s > REFRESH_S:
+            with suppress(MeshError):  # which _asked has logged
+                return await self.ask_capabilities()
+        elif age_s > REFRESH_S / 2:
+            self._ask()  # so that nobody has to wait for it where calls follow one another
         return self._known
 
     async def ask_capabilities(self) -> Capabilities:
@@ -116,19 +136,24 @@ class Psp:
             answer = await self._stub.GetCapabilities(
                 pb.GetCapabilitiesRequest(), timeout=self._look_up_deadline_s
             )
-        except grpc.RpcError as error:
+            answer = _readable(answer)
+        except (grpc.RpcError, Unreadable) as error:
             raise dependency_down("the PSP") from error
-        source = _text(answer.source)
+        source = answer.source
         window_s = min(answer.key_window.ToMicroseconds() / 1_000_000, self._key_window_s)
         # A name that the ledger can't book under would be found out after the capture.
-        if not 1 <= len(source) <= MAX_SOURCE_CHARACTERS or window_s <= 0:
+        is_name = 1 <= len(source) <= MAX_SOURCE_CHARACTERS and plain(source) == source
+        if not is_name or window_s <= 0:
             raise MeshError(
                 Reason.DEPENDENCY_DOWN,
                 "the PSP adapter does not say what its name is, in at most "
-                f"{MAX_SOURCE_CHARACTERS} characters, and how long it remembers a key",
+                f"{MAX_SOURCE_CHARACTERS} characters and no control characters, and how long it "
+                "remembers a key",
             )
+        if self._known is not None and self._known.source != source:
+            log.warning("psp_changed", before=self._known.source, now=source)
         self._known = Capabilities(source, window_s / 2)
-        self._known_until = asyncio.get_running_loop().time() + REFRESH_S
+        self._known_at = elapsed_s()
         return self._known
 
     async def charge(
@@ -158,23 +183,37 @@ class Psp:
         call = self._stub.Charge(request, timeout=timeout_s)
         try:
             async for response in call:
-                yield [(o.idempotency_key, _answer(o)) for o in response.outcomes]
+                yield [(o.idempotency_key, _answer(o)) for o in _readable(response).outcomes]
         except grpc.RpcError as error:
-            raise from_rpc_error(error) from error
+            raise self._failed(error) from error
         finally:
             call.cancel()
 
     async def look_up(self, keys: Sequence[str]) -> AsyncGenerator[Answers, None]:
-        """Asks what became of keys; otherwise as `charge`."""
+        """Asks what became of keys; otherwise as `charge`. Raises Unreadable for a bad message."""
         request = pb.LookUpRequest(idempotency_keys=keys)
         call = self._stub.LookUp(request, timeout=self._look_up_deadline_s)
         try:
             async for response in call:
-                yield [(r.idempotency_key, _answer(r)) for r in response.results]
+                yield [(r.idempotency_key, _answer(r)) for r in _readable(response).results]
         except grpc.RpcError as error:
-            raise from_rpc_error(error) from error
+            raise self._failed(error) from error
         finally:
             call.cancel()
+
+    def _failed(self, error: grpc.RpcError) -> MeshError:
+        failed = from_rpc_error(error)
+        if failed.code is Code.UNAVAILABLE:
+            # Whoever is there next may be another adapter.
+            self._known_at = -math.inf
+        return failed
+
+
+def _readable(message: _Message | None) -> _Message:
+    """The message. grpc.aio gives None for one that it can't parse, and goes on."""
+    if message is None:
+        raise Unreadable
+    return message
 
 
 def _answer(told: pb.ChargeOutcome | pb.LookUpResult) -> Answer:
@@ -231,7 +270,5 @@ def _fee(fee: money_pb2.Money, told: pb.ChargeOutcome | pb.LookUpResult) -> Mone
 
 
 def _text(text: str) -> str:
-    """What PostgreSQL takes as text, and not too much of it."""
-    if len(text) > _MAX_TEXT_CHARACTERS:
-        text = text[:_MAX_TEXT_CHARACTERS]
-    return text.replace("\0", "") if "\0" in text else text
+    """What can be stored and booked, and not too much of it."""
+    return plain(text[:_MAX_TEXT_CHARACTERS])

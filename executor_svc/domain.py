@@ -281,6 +281,15 @@ class Finding(NamedTuple):
     decline_code: str = ""
     attention_reason: str = ""
 
+    @property
+    def strength(self) -> int:
+        """Of two findings of one operation the one with more of it says how it stands."""
+        if self.outcome in _DEFINITE:
+            return 2
+        return 1 if self.outcome is Outcome.PENDING else 0
+
+
+_DEFINITE = frozenset({Outcome.CAPTURED, Outcome.DECLINED, Outcome.WRONG_AMOUNT})
 
 UNKNOWN = Finding(Outcome.UNKNOWN)
 
@@ -288,6 +297,12 @@ OVERDUE = Finding(
     Outcome.OVERDUE,
     attention_reason="OUTCOME_UNKNOWN: the PSP can't be asked, and it is too late to send the "
     "same key again",
+)
+
+ELSEWHERE = Finding(
+    Outcome.OVERDUE,
+    attention_reason="OUTCOME_UNKNOWN: sent to another PSP than the one that can be asked now, "
+    "and it is too late to send the same key again",
 )
 
 FORGOTTEN = Finding(
@@ -367,9 +382,6 @@ class Standing(NamedTuple):
     state: State
     operations: int
     oldest_s: float
-
-
-_DEFINITE = frozenset({Outcome.CAPTURED, Outcome.DECLINED, Outcome.WRONG_AMOUNT})
 
 
 def contradicts(stored: Stored, finding: Finding) -> bool:

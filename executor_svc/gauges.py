@@ -36,7 +36,7 @@ def families(standing: Sequence[Standing]) -> list[Metric]:
     """The numbers as metrics; a state without operations says 0."""
     unresolved = GaugeMetricFamily(
         "paymesh_operations_unresolved",
-        "Operations without a definite outcome, by state.",
+        "Operations without a definite outcome, by state; of all of them the 10,000 oldest.",
         labels=["state"],
     )
     oldest = GaugeMetricFamily(

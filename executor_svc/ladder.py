@@ -27,7 +27,7 @@ from uuid import UUID
 import structlog
 
 from executor_svc import domain, operations
-from executor_svc.clients import Answers, Psp
+from executor_svc.clients import Answers, Capabilities, Psp, Unreadable
 from executor_svc.domain import (
     RESTING,
     Answer,
@@ -41,6 +41,7 @@ from executor_svc.domain import (
 from executor_svc.operations import Found, Intent, MaySend, Resend, Unresolved, Write, Written
 from mesh import tracing
 from mesh.batching import MAX_LIST_ITEMS, Writer
+from mesh.clock import elapsed_s
 from mesh.db import CommitUnknown, Database, NotCommitted
 from mesh.errors import MeshError, Reason, outcome_unknown
 from mesh.tracing import Part
@@ -110,7 +111,7 @@ class Ladder:
         """Stores the intents; what is new is sent, what was waiting is looked up."""
         try:
             capabilities = await self._psp.capabilities()
-            send_by = _now() + capabilities.safe_s
+            send_by = elapsed_s() + capabilities.safe_s
             started_ns = time.time_ns()
             results = await self._writer.write(
                 [Intent(run.operation, run.psp_key, capabilities.source) for run in runs],
@@ -123,12 +124,15 @@ class Ladder:
             intended.set_result(None)
         new: list[Run] = []
         waiting: list[Run] = []
+        elsewhere: list[Run] = []
         for run, result in zip(runs, results, strict=True):
             if isinstance(result, MaySend):
                 new.append(run)
             elif not self._settle(run, result):
-                waiting.append(run)
+                is_elsewhere = _is_elsewhere(run, "look-up", result, capabilities)
+                (elsewhere if is_elsewhere else waiting).append(run)
         tell("intent", started_ns, new)
+        self._leave_unknown(elsewhere, not_found=False, elsewhere=True)
         self._look_up(waiting)
         self._send(new, send_by, first_call=True)
 
@@ -161,12 +165,12 @@ class Ladder:
     async def _charge(self, runs: Sequence[Run], send_by: float, *, first_call: bool) -> None:
         """Makes one call; what has no evidence at its end is looked up.
 
-        send_by: by the loop's clock, when the call must be over, because from then on the
+        send_by: by the clock of elapsed_s, when the call must be over, because from then on the
         PSP may have forgotten what it took for another call under the same key. So a
         process that was stopped for long after its commit does not send any more.
         """
         waiting = {run.psp_key.hex: run for run in runs}
-        timeout_s = min(self._psp_deadline_s, send_by - _now())
+        timeout_s = min(self._psp_deadline_s, send_by - elapsed_s())
         why = "no answer"
         started_ns = time.time_ns()
         try:
@@ -214,7 +218,12 @@ class Ladder:
             self._spawn(self._ask(part), part)
 
     async def _ask(self, runs: Sequence[Run]) -> None:
-        """Asks the PSP by our keys. Without evidence the round ends, or sends once more."""
+        """Asks the PSP by our keys. Without evidence the round ends, or sends once more.
+
+        A message that can't be read takes its neighbours with it, so their list is halved
+        until the key of the bad one stands alone. Half by half: a PSP of which nothing can be
+        read hears two calls a key, and not all at once.
+        """
         waiting = {run.psp_key.hex: run for run in runs}
         why = "no answer"
         started_ns = time.time_ns()
@@ -224,6 +233,12 @@ class Ladder:
                     self._looked_up(answered, waiting, started_ns)
         except MeshError as error:
             why = error.code.name
+            if isinstance(error, Unreadable) and len(waiting) > 1:
+                left = list(waiting.values())
+                half = len(left) // 2
+                await self._ask(left[:half])
+                await self._ask(left[half:])
+                return
         for run in waiting.values():
             run.note("look-up", why)
         tell("look-up", started_ns, waiting.values(), why)
@@ -257,30 +272,37 @@ class Ladder:
         """Sends again what the PSP does not know, while it surely would if it had been sent.
 
         The key window is asked for anew: a PSP that was configured to forget sooner must
-        not be sent a key that it has forgotten.
+        not be sent a key that it has forgotten. So is the name: what another one does not
+        know, the one that it was sent to may have taken.
         """
         try:
             capabilities = await self._psp.ask_capabilities()
         except MeshError:
             self._leave_unknown(runs, not_found=True)
             return
-        send_by = _now() + capabilities.safe_s
+        send_by = elapsed_s() + capabilities.safe_s
         started_ns = time.time_ns()
         results = await self._writer.write(
-            [Resend(run.operation, capabilities.safe_s, run.restart) for run in runs],
+            [
+                Resend(run.operation, capabilities.safe_s, capabilities.source, run.restart)
+                for run in runs
+            ],
             durable=False,
         )
         clear: list[Run] = []
         too_late: list[Run] = []
+        elsewhere: list[Run] = []
         for run, result in zip(runs, results, strict=True):
             run.resent = True
             if isinstance(result, MaySend):
                 log.info("operation_resent", **run.operation.ids, detail=run.detail)
                 clear.append(run)
             elif not self._settle(run, _sent_before(result)):
-                too_late.append(run)
+                is_elsewhere = _is_elsewhere(run, "resend", result, capabilities)
+                (elsewhere if is_elsewhere else too_late).append(run)
         tell("resend", started_ns, runs)
         self._leave_unknown(too_late, not_found=True)
+        self._leave_unknown(elsewhere, not_found=False, elsewhere=True)
         self._send(clear, send_by, first_call=False)
 
     def _record(self, found: list[tuple[Run, Finding]]) -> None:
@@ -306,16 +328,16 @@ class Ladder:
                 )
             self._end(run, result)
 
-    def _leave_unknown(self, runs: list[Run], *, not_found: bool) -> None:
+    def _leave_unknown(self, runs: list[Run], *, not_found: bool, elsewhere: bool = False) -> None:
         if runs:
-            self._spawn(self._store_unknown(runs, not_found=not_found), runs)
+            self._spawn(self._store_unknown(runs, not_found, elsewhere), runs)
 
-    async def _store_unknown(self, runs: list[Run], *, not_found: bool) -> None:
+    async def _store_unknown(self, runs: list[Run], not_found: bool, elsewhere: bool) -> None:
         """Ends the round without evidence. Not durable: a row that says SENT says the same."""
         safe_s = (await self._psp.capabilities()).safe_s
         started_ns = time.time_ns()
         results = await self._writer.write(
-            [Unresolved(run.operation, not_found, safe_s) for run in runs],
+            [Unresolved(run.operation, not_found, safe_s, elsewhere) for run in runs],
             durable=False,
         )
         tell("record", started_ns, runs, "no evidence")
@@ -362,6 +384,16 @@ def _taken(answered: Answers, waiting: dict[str, Run]) -> list[tuple[Run, Answer
     ]
 
 
+def _is_elsewhere(
+    run: Run, step: str, result: Written | MeshError, capabilities: Capabilities
+) -> bool:
+    """Whether another PSP than the one that can be asked has the operation; notes it."""
+    if not isinstance(result, Stored) or result.source == capabilities.source:
+        return False
+    run.note(step, f"sent to another PSP ({result.source}), not to {capabilities.source}")
+    return True
+
+
 def _sent_before(result: Written | MeshError) -> Written | MeshError:
     """An error of the database after a send: it says nothing about the money."""
     if isinstance(result, NotCommitted | CommitUnknown):
@@ -380,7 +412,3 @@ def conflict(fields: Sequence[str]) -> MeshError:
         "this operation was submitted with other fields",
         {"fields": ",".join(fields)},
     )
-
-
-def _now() -> float:
-    return asyncio.get_running_loop().time()

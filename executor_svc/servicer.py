@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import asyncio
-from collections.abc import AsyncIterator, Sequence
+from collections.abc import AsyncIterator, Mapping, Sequence
 from typing import Any
 from uuid import UUID
 
@@ -137,7 +137,7 @@ class ExecutorReadServicer(read_pb_grpc.ExecutorReadServiceServicer):
         asked = list(dict.fromkeys(map(ids.parse, request.operation_ids)))
         # The row first: what the PSP says after it can't be older than what the row says.
         stored = await operations.find(self._database, asked)
-        looked_up = await self._look_up(asked) if request.look_up and asked else {}
+        looked_up = await self._look_up(asked, stored) if request.look_up and asked else {}
         return read_pb.FindOperationsResponse(
             operations=[
                 _found(operation_id, stored.get(operation_id), looked_up.get(operation_id))
@@ -147,10 +147,23 @@ class ExecutorReadServicer(read_pb_grpc.ExecutorReadServiceServicer):
             ]
         )
 
-    async def _look_up(self, asked: Sequence[UUID]) -> dict[UUID, Answer]:
-        """What the PSP says of each operation. Errors: DEPENDENCY_DOWN."""
-        by_key = {ids.psp_key(operation_id).hex: operation_id for operation_id in asked}
+    async def _look_up(
+        self, asked: Sequence[UUID], stored: Mapping[UUID, Stored]
+    ) -> dict[UUID, Answer]:
+        """What the PSP says of each operation. Errors: DEPENDENCY_DOWN.
+
+        One that was sent to another PSP is not asked for: that this one does not know it
+        would look like something.
+        """
+        source = (await self._psp.ask_capabilities()).source
+        by_key = {
+            ids.psp_key(operation_id).hex: operation_id
+            for operation_id in asked
+            if operation_id not in stored or stored[operation_id].source == source
+        }
         answers: dict[UUID, Answer] = dict.fromkeys(asked, NoAnswer("not told"))
+        if not by_key:
+            return answers
         try:
             async for told in self._psp.look_up(list(by_key)):
                 answers |= {by_key[key]: answer for key, answer in told if key in by_key}

@@ -32,6 +32,7 @@ from executor_svc.domain import (
     State,
     Stored,
 )
+from executor_svc.texts import plain
 from mesh.money import Money
 
 _COLUMNS = """
@@ -57,16 +58,17 @@ FROM operation o
 WHERE o.operation_id = ANY(cast(:operation_ids AS uuid[]))
 """)
 
-# What was parked is unknown from here on: it is about to be asked for again.
+# What was parked is unknown from here on: it is about to be asked for again. Another PSP than
+# the one that it was sent to would take the money a second time.
 _MARK_RESENT = text(f"""
 UPDATE operation o
 SET send_count = o.send_count + 1,
     state = CASE o.state WHEN {State.PARKED.value} THEN {State.UNKNOWN.value} ELSE o.state END,
     attention_reason = ''
 FROM unnest(cast(:operation_ids AS uuid[]), cast(:safe_seconds AS double precision[]),
-            cast(:restarts AS boolean[]))
-  AS x (operation_id, safe_seconds, restart)
-WHERE o.operation_id = x.operation_id
+            cast(:sources AS text[]), cast(:restarts AS boolean[]))
+  AS x (operation_id, safe_seconds, source, restart)
+WHERE o.operation_id = x.operation_id AND o.source = x.source
   AND (o.state = ANY(cast(:resendable AS smallint[]))
        OR x.restart AND o.state = {State.PARKED.value} AND o.captured_minor IS NULL)
   AND paymesh_now() < o.first_send_time + make_interval(secs => x.safe_seconds)
@@ -107,12 +109,17 @@ WHERE o.operation_id = x.operation_id AND (x.origins >> o.state) & 1 = 1
 RETURNING o.operation_id, o.source, o.psp_reference, o.change_time
 """)
 
-# The state, too, because a process of an earlier release moves it and leaves the flag.
+# The state, too, because a process of an earlier release moves it and leaves the flag. The
+# oldest alone, in the order of their index: after years there may be millions.
 _READ_UNRESOLVED = text("""
 SELECT o.state, count(*) AS operations,
   extract(epoch FROM paymesh_now() - min(o.first_send_time))::float8 AS oldest_seconds
-FROM operation o
-WHERE o.unresolved AND o.state BETWEEN 2 AND 5
+FROM (
+  SELECT state, first_send_time FROM operation
+  WHERE unresolved AND state BETWEEN 2 AND 5
+  ORDER BY first_send_time
+  LIMIT :most
+) o
 GROUP BY o.state
 """)
 
@@ -174,13 +181,14 @@ async def read(connection: AsyncConnection, operation_ids: Sequence[UUID]) -> di
 
 
 async def mark_resent(
-    connection: AsyncConnection, resends: Sequence[tuple[UUID, float, bool]]
+    connection: AsyncConnection, resends: Sequence[tuple[UUID, float, str, bool]]
 ) -> set[UUID]:
     """Counts one more send of the operations that may be sent again.
 
     Each comes with the seconds after its first send in which a resend is safe, by the
-    database's time, and with whether an operator asked for it. Returns the ids that may;
-    the state or the time forbids the others.
+    database's time, with the source that it is about to be sent to, and with whether an
+    operator asked for it. Returns the ids that may; the source, the state or the time
+    forbids the others.
     """
     if not resends:
         return set()
@@ -188,8 +196,9 @@ async def mark_resent(
         _MARK_RESENT,
         {
             "resendable": _RESENDABLE,
-            "restarts": [restart for _, _, restart in resends],
-            **_with_seconds([(operation_id, safe_s) for operation_id, safe_s, _ in resends]),
+            "sources": [source for _, _, source, _ in resends],
+            "restarts": [restart for _, _, _, restart in resends],
+            **_with_seconds([(operation_id, safe_s) for operation_id, safe_s, _, _ in resends]),
         },
     )
     return set(rows.scalars())
@@ -205,11 +214,11 @@ async def read_overdue(
     return set(rows.scalars())
 
 
-async def read_unresolved(connection: AsyncConnection) -> list[Standing]:
-    """The operations that have no definite outcome, counted by state."""
+async def read_unresolved(connection: AsyncConnection, most: int) -> list[Standing]:
+    """The operations that have no definite outcome, counted by state: the `most` oldest."""
     return [
         Standing(State(row.state), row.operations, row.oldest_seconds)
-        for row in await connection.execute(_READ_UNRESOLVED)
+        for row in await connection.execute(_READ_UNRESOLVED, {"most": most})
     ]
 
 
@@ -266,9 +275,9 @@ def _recorded(
     return Stored(
         operation,
         MOVES[finding.outcome].target,
-        source,
+        plain(source),
         finding.source,
-        psp_reference,
+        plain(psp_reference),
         finding.captured,
         finding.fee,
         finding.decline_category,
@@ -285,6 +294,7 @@ def _with_seconds(operations: Sequence[tuple[UUID, float]]) -> dict[str, list[An
     }
 
 
+# Texts are read without control characters: an earlier release stored them.
 def _stored(row: Any) -> Stored:
     (
         operation_id, payment_id, order_id, kind, amount_minor, currency, payment_method,
@@ -296,13 +306,13 @@ def _stored(row: Any) -> Stored:
             operation_id, payment_id, order_id, Kind(kind), amount_minor, currency, payment_method
         ),
         State(state),
-        source,
+        plain(source),
         Source(evidence),
-        psp_reference,
+        plain(psp_reference),
         None if captured_minor is None else Money(captured_minor, captured_currency),
         None if fee_minor is None else Money(fee_minor, fee_currency),
         None if decline_category is None else DeclineCategory(decline_category),
-        decline_code,
+        plain(decline_code),
         attention_reason,
         change_time,
     )

@@ -1,7 +1,8 @@
 """Numbers that only the database knows, read at an interval and never when they are asked.
 
 Whoever reads the metrics, and however often, costs the database nothing. While it is away
-the numbers are left out and `paymesh_database_up` is 0: nothing stale is told.
+the numbers are left out and `paymesh_database_up` is 0: nothing stale is told. While it
+answers, and only the numbers take it too long, they alone are left out.
 """
 
 from __future__ import annotations
@@ -15,7 +16,7 @@ from prometheus_client.core import GaugeMetricFamily, Metric
 from sqlalchemy import text
 
 from mesh import metrics
-from mesh.db import CommitFailed, Database
+from mesh.db import Busy, CommitFailed, Database
 
 log = structlog.get_logger()
 
@@ -39,6 +40,7 @@ class DatabaseGauges:
         self._interval_s = interval_s
         self._last: tuple[float, Sequence[Metric]] | None = None
         self._is_up = True
+        self._is_complete = True
 
     def publish(self) -> None:
         """Has it asked whenever the metrics are read."""
@@ -48,7 +50,7 @@ class DatabaseGauges:
         """Reads until cancelled."""
         while True:
             try:
-                found = await self._read()
+                found = await self._found()
             except CommitFailed as failed:
                 self._last = None
                 self._say(is_up=False, cause=str(failed))
@@ -60,6 +62,17 @@ class DatabaseGauges:
                 self._last = (time.monotonic(), found)
                 self._say(is_up=True)
             await asyncio.sleep(self._interval_s)
+
+    async def _found(self) -> Sequence[Metric]:
+        """What is read. Nothing if the database has no time or room for it, and yet answers."""
+        try:
+            found = await self._read()
+        except Busy as busy:
+            await self._answers()
+            self._say_complete(is_complete=False, cause=str(busy))
+            return ()
+        self._say_complete(is_complete=True)
+        return found
 
     def collect(self) -> Iterable[Metric]:
         """In another thread: what was read, and whether it is not too old."""
@@ -81,6 +94,14 @@ class DatabaseGauges:
                 log.info("database_back")
             else:
                 log.warning("database_away", cause=cause)
+
+    def _say_complete(self, *, is_complete: bool, cause: str = "") -> None:
+        if is_complete is not self._is_complete:
+            self._is_complete = is_complete
+            if is_complete:
+                log.info("gauges_back")
+            else:
+                log.warning("gauges_left_out", cause=cause)
 
     async def _answers(self) -> Sequence[Metric]:
         await self._database.read(

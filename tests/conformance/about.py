@@ -35,7 +35,8 @@ _HUNDRED = 100
 
 @about.rule(
     "source",
-    holds="GetCapabilities names the PSP, 1 to 63 characters, and by the same name each time",
+    holds="GetCapabilities names the PSP, 1 to 63 characters without control characters, and by "
+    "the same name each time",
     why="it is part of the ledger's accounts; without it the executor sends nothing",
 )
 async def source(adapter: Adapter) -> str:

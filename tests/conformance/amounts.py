@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import re
+
 from paymesh.payment.v1 import payment_pb2
 from paymesh.psp.v1 import psp_service_pb2 as pb
 
@@ -15,6 +17,7 @@ outcomes = Group("outcomes")
 
 _ODD_MINOR = (1_235, 20_007)
 _MAX_TEXT = 255
+_CONTROL = re.compile(r"[\x00-\x1f\x7f-\x9f]")
 
 
 async def _exact(adapter: Adapter, *items: pb.ChargeItem) -> str:
@@ -96,9 +99,10 @@ async def largest(adapter: Adapter) -> str:
 
 @outcomes.rule(
     "reference",
-    holds="a capture tells the PSP's own reference, at most 255 characters, another one for each "
-    "capture",
-    why="it is what a person asks the PSP about, and what settlement is matched by",
+    holds="a capture tells the PSP's own reference, at most 255 characters and none of them a "
+    "control character, another one for each capture",
+    why="it is what a person asks the PSP about, and what settlement is matched by; the executor "
+    "leaves control characters out, and then it is another one than the PSP's",
 )
 async def reference(adapter: Adapter) -> str:
     items = [adapter.item() for _ in range(3)]
@@ -107,8 +111,8 @@ async def reference(adapter: Adapter) -> str:
     for text in told:
         if not text:
             raise NotKept("a capture without a reference")
-        if len(text) > _MAX_TEXT or "\0" in text:
-            raise NotKept(f"a reference of {len(text)} characters, or with a NUL")
+        if len(text) > _MAX_TEXT or _CONTROL.search(text):
+            raise NotKept(f"a reference of {len(text)} characters, or with a control character")
     if len(set(told)) < len(told):
         raise NotKept(f"{len(told)} captures, {len(set(told))} references: {told[0]!r}")
     return f"for example {told[0]!r}"

@@ -22,6 +22,13 @@ class HasNoName(Broken):
         told.source = ""
 
 
+class NamesItselfInTwoLines(Broken):
+    breaks = ("about.source",)
+
+    def describe(self, told: pb.GetCapabilitiesResponse) -> None:
+        told.source = "p\nsp"
+
+
 class ChangesItsName(Broken):
     breaks = ("about.source",)
     asked = 0

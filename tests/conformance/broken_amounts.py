@@ -99,6 +99,14 @@ class TellsNoReference(Rewords):
             told.captured.psp_reference = ""
 
 
+class EndsItsReferencesWithALineFeed(Rewords):
+    breaks = ("outcomes.reference",)
+
+    def change(self, told: pb.ChargeOutcome | pb.LookUpResult) -> None:
+        if told.HasField("captured"):
+            told.captured.psp_reference += "\n"
+
+
 class TellsOneReferenceForAll(Rewords):
     breaks = ("outcomes.reference", "lists.long")
 

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import asyncio
 
+import psycopg
 import pytest
 from google.protobuf import any_pb2
 from google.rpc import status_pb2
@@ -153,7 +154,10 @@ async def test_our_own_window_is_used_if_it_is_smaller(url: str) -> None:
     assert psp.charged == [key(operation)]
 
 
-@pytest.mark.parametrize(("source", "window_s"), [("", 3600.0), ("f" * 64, 3600.0), ("fake", 0.0)])
+@pytest.mark.parametrize(
+    ("source", "window_s"),
+    [("", 3600.0), ("f" * 64, 3600.0), ("fa\nke", 3600.0), ("fake\x85", 3600.0), ("fake", 0.0)],
+)
 async def test_an_adapter_that_breaks_its_contract_is_sent_nothing(
     url: str, source: str, window_s: float
 ) -> None:
@@ -279,6 +283,22 @@ async def test_texts_of_the_psp_are_cut_to_what_can_be_stored(url: str) -> None:
     assert declined.category == payment_pb2.DECLINE_CATEGORY_GENERIC
     assert declined.code == "no" * 85
     assert declined.psp_reference == ""
+
+
+async def test_what_was_stored_with_control_characters_is_told_without(url: str) -> None:
+    """By an earlier release; the ledger would never take it."""
+    operation = new_operation()
+    psp = FakePsp()
+    async with psp.serving() as target, serving(url, target) as client:
+        before = await client.execute_one(operation)
+        with psycopg.connect(url) as connection:
+            connection.execute(
+                "UPDATE operation SET psp_reference = psp_reference || E'\\n\\u0085',"
+                " source = source || E'\\t' WHERE operation_id = %s",
+                (operation.operation_id,),
+            )
+        assert await client.execute_one(operation) == before
+    assert psp.charged == [key(operation)]
 
 
 async def test_what_nobody_asked_for_is_ignored_and_the_rest_looked_up(url: str) -> None:

@@ -5,8 +5,10 @@ from __future__ import annotations
 import asyncio
 import time
 import uuid
-from collections.abc import AsyncGenerator, Iterable, Sequence
+from collections.abc import AsyncGenerator, Callable, Iterable, Sequence
 from typing import Any
+
+import pytest
 
 from executor_svc.clients import Answers, Capabilities
 from executor_svc.domain import Kind, NotFound, Operation, Stored
@@ -43,14 +45,17 @@ class _Psp:
 class _Writer:
     """Commits at once, and then the whole process is stopped for a while, or not."""
 
-    def __init__(self, stopped_after: type[Write] | None) -> None:
+    def __init__(
+        self, stopped_after: type[Write] | None, stop: Callable[[float], None] = time.sleep
+    ) -> None:
         self.stopped_after = stopped_after
+        self.stop = stop
         self.written: list[Write] = []
 
     async def write(self, items: Sequence[Write], *, durable: bool) -> list[Written | MeshError]:
         self.written += items
         if self.stopped_after is not None and isinstance(items[0], self.stopped_after):
-            time.sleep(2 * SAFE_S)  # noqa: ASYNC251 - the loop stands still as well
+            self.stop(2 * SAFE_S)  # the loop stands still as well
         if isinstance(items[0], Intent | Resend):
             return [MAY_SEND for _ in items]
         return [MeshError(Reason.INTERNAL, "the end of the round") for _ in items]
@@ -91,3 +96,28 @@ async def test_a_process_that_was_stopped_after_its_resend_does_not_send() -> No
     psp = _Psp()
     await round_of(psp, _Writer(stopped_after=Resend))
     assert psp.calls == ["charge", "look_up", "look_up"]
+
+
+class _Machine:
+    """Sleeps, with all that runs on it: only the clock that counts that goes on."""
+
+    def __init__(self, monkeypatch: pytest.MonkeyPatch) -> None:
+        self.slept_s = 0.0
+        clock = time.clock_gettime
+
+        def clock_gettime(which: int) -> float:
+            return clock(which) + (self.slept_s if which == time.CLOCK_BOOTTIME else 0.0)
+
+        monkeypatch.setattr(time, "clock_gettime", clock_gettime)
+
+    def suspend(self, seconds: float) -> None:
+        self.slept_s += seconds
+
+
+@pytest.mark.skipif(not hasattr(time, "CLOCK_BOOTTIME"), reason="no clock here counts sleep")
+async def test_a_machine_that_was_suspended_after_an_intent_does_not_send(
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    psp, machine = _Psp(), _Machine(monkeypatch)
+    await round_of(psp, _Writer(stopped_after=Intent, stop=machine.suspend))
+    assert psp.calls == ["look_up", "charge", "look_up"]

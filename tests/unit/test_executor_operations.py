@@ -12,6 +12,7 @@ import pytest
 
 from executor_svc import operations
 from executor_svc.domain import (
+    ELSEWHERE,
     FORGOTTEN,
     OVERDUE,
     UNKNOWN,
@@ -31,6 +32,9 @@ NOW = datetime(2026, 3, 1, 12, tzinfo=UTC)
 SAFE_S = 60.0
 
 CAPTURED = Finding(Outcome.CAPTURED, Source.PSP_ANSWER, "psp_1")
+DECLINED = Finding(Outcome.DECLINED, Source.PSP_ANSWER, "psp_1")
+PENDING = Finding(Outcome.PENDING, Source.PSP_ANSWER, "psp_1")
+REFUSED = Finding(Outcome.REFUSED, Source.PSP_ANSWER)
 
 
 @pytest.fixture
@@ -75,7 +79,7 @@ def play(
 
     statements = Statements(
         insert=lambda intents: {operation.operation_id for operation, _, _ in intents} & may,
-        mark_resent=lambda resends: {operation_id for operation_id, _, _ in resends} & may,
+        mark_resent=lambda resends: {operation_id for operation_id, _, _, _ in resends} & may,
         read_overdue=lambda asked: {operation_id for operation_id, _ in asked} & too_late,
         record=record,
         read=lambda asked: {key: known[key] for key in asked if key in known},
@@ -89,7 +93,7 @@ def given(statements: Statements, name: str) -> object:
     return parameters
 
 
-@pytest.mark.parametrize("make", [intent, partial(Resend, safe_s=SAFE_S)])
+@pytest.mark.parametrize("make", [intent, partial(Resend, safe_s=SAFE_S, source="psp")])
 async def test_what_is_stored_may_be_sent(
     monkeypatch: pytest.MonkeyPatch, fake: FakeDatabase, make: Callable[[Operation], Write]
 ) -> None:
@@ -106,22 +110,35 @@ async def test_what_another_writer_stored_first_is_answered_and_not_sent(
     first, again, late = new_operation(), new_operation(), new_operation()
     rows = [row(again, State.SENT), row(late, State.CAPTURED)]
     play(monkeypatch, may_send=[first], stored=rows)
-    writes: list[Write] = [intent(first), intent(again), Resend(late, SAFE_S)]
+    writes: list[Write] = [intent(first), intent(again), Resend(late, SAFE_S, "psp")]
     assert await operations.write(fake.database, writes) == [MAY_SEND, *rows]
+
+
+@pytest.mark.parametrize("make", [intent, partial(Resend, safe_s=SAFE_S, source="psp")])
+async def test_what_the_same_list_has_evidence_of_is_not_sent(
+    monkeypatch: pytest.MonkeyPatch, fake: FakeDatabase, make: Callable[[Operation], Write]
+) -> None:
+    proven, other = new_operation(), new_operation()
+    captured = row(proven, State.CAPTURED)
+    play(monkeypatch, may_send=[proven, other], moved=[captured])
+    writes: list[Write] = [make(proven), make(proven), make(other), Found(proven, CAPTURED)]
+    for given_writes in (writes, writes[::-1]):
+        written = await operations.write(fake.database, given_writes)
+        told = dict(zip(map(id, given_writes), written, strict=True))
+        assert [told[id(write)] for write in writes] == [captured, captured, MAY_SEND, captured]
 
 
 async def test_leave_to_send_is_for_what_is_sent_and_for_nothing_else(
     monkeypatch: pytest.MonkeyPatch, fake: FakeDatabase
 ) -> None:
-    """A finding of an operation that may be sent by another item is answered by its row."""
+    """The lack of evidence for what another item may send is answered by the row."""
     operation = new_operation()
-    captured = row(operation, State.CAPTURED)
-    play(monkeypatch, may_send=[operation], moved=[captured])
+    unknown = row(operation, State.UNKNOWN)
+    play(monkeypatch, may_send=[operation], moved=[unknown])
     writes: list[Write] = [
-        Resend(operation, SAFE_S), Found(operation, CAPTURED),
-        Unresolved(operation, not_found=True, safe_s=SAFE_S),
+        Resend(operation, SAFE_S, "psp"), Unresolved(operation, not_found=True, safe_s=SAFE_S),
     ]  # fmt: skip
-    assert await operations.write(fake.database, writes) == [MAY_SEND, captured, captured]
+    assert await operations.write(fake.database, writes) == [MAY_SEND, unknown]
 
 
 @pytest.mark.parametrize("restart", [False, True])
@@ -131,16 +148,16 @@ async def test_an_operator_s_round_is_told_to_the_statement(
     sent, found = new_operation(), new_operation()
     statements = play(monkeypatch, may_send=[sent], moved=[row(found, State.CAPTURED)])
     writes: list[Write] = [
-        Resend(sent, SAFE_S, restart), Found(found, CAPTURED, restart),
+        Resend(sent, SAFE_S, "psp", restart), Found(found, CAPTURED, restart),
     ]  # fmt: skip
     await operations.write(fake.database, writes)
-    assert given(statements, "mark_resent") == [(sent.operation_id, SAFE_S, restart)]
+    assert given(statements, "mark_resent") == [(sent.operation_id, SAFE_S, "psp", restart)]
     assert given(statements, "record") == [(found, CAPTURED, restart)]
 
 
 async def test_nobody_is_an_operator_who_does_not_say_so() -> None:
     operation = new_operation()
-    assert Resend(operation, SAFE_S).restart is False
+    assert Resend(operation, SAFE_S, "psp").restart is False
     assert Found(operation, CAPTURED).restart is False
 
 
@@ -170,6 +187,18 @@ async def test_without_evidence_it_depends_on_the_time_what_is_recorded(
     assert given(statements, "record") == [(operation, finding, False)]
 
 
+@pytest.mark.parametrize(("too_late", "finding"), [(False, UNKNOWN), (True, ELSEWHERE)])
+async def test_what_another_psp_has_is_parked_in_time_with_that_reason(
+    monkeypatch: pytest.MonkeyPatch, fake: FakeDatabase, too_late: bool, finding: Finding
+) -> None:
+    operation = new_operation()
+    left = row(operation, State.UNKNOWN)
+    statements = play(monkeypatch, overdue=[operation] if too_late else [], moved=[left])
+    write = Unresolved(operation, not_found=False, safe_s=SAFE_S, elsewhere=True)
+    assert await operations.write(fake.database, [write]) == [left]
+    assert given(statements, "record") == [(operation, finding, False)]
+
+
 @pytest.mark.parametrize("evidence_first", [False, True])
 async def test_evidence_goes_before_its_lack_in_one_list(
     monkeypatch: pytest.MonkeyPatch, fake: FakeDatabase, evidence_first: bool
@@ -181,6 +210,31 @@ async def test_evidence_goes_before_its_lack_in_one_list(
     ]  # fmt: skip
     await operations.write(fake.database, writes if evidence_first else writes[::-1])
     assert given(statements, "record") == [(operation, CAPTURED, False)]
+
+
+@pytest.mark.parametrize(
+    ("findings", "kept"),
+    [
+        ([CAPTURED, PENDING], CAPTURED),
+        ([PENDING, CAPTURED], CAPTURED),
+        ([PENDING, DECLINED], DECLINED),
+        ([REFUSED, PENDING], PENDING),
+        ([REFUSED, DECLINED, PENDING], DECLINED),
+        # Each by itself would have moved the row first: the second is a contradiction.
+        ([CAPTURED, DECLINED], CAPTURED),
+        ([DECLINED, CAPTURED], DECLINED),
+        ([PENDING, PENDING._replace(psp_reference="psp_2")], PENDING),
+    ],
+)
+async def test_of_several_findings_of_one_operation_the_strongest_is_stored(
+    monkeypatch: pytest.MonkeyPatch, fake: FakeDatabase, findings: list[Finding], kept: Finding
+) -> None:
+    operation = new_operation()
+    moved = row(operation, State.CAPTURED)
+    statements = play(monkeypatch, moved=[moved])
+    writes = [Found(operation, finding) for finding in findings]
+    assert await operations.write(fake.database, writes) == [moved] * len(writes)
+    assert given(statements, "record") == [(operation, kept, False)]
 
 
 async def test_a_row_that_did_not_move_is_read_and_one_that_did_is_not(
@@ -215,16 +269,16 @@ SENT, LOST, PROVEN, LATE = (new_operation() for _ in range(4))
     ("writes", "one_write"),
     [
         ([intent(SENT)], True),
-        ([Resend(LOST, SAFE_S)], True),
+        ([Resend(LOST, SAFE_S, "psp")], True),
         ([Found(PROVEN, CAPTURED)], True),
         ([Unresolved(LATE, not_found=True, safe_s=SAFE_S)], True),
         # Findings and the lack of them are one statement.
         ([Found(PROVEN, CAPTURED), Unresolved(LATE, not_found=True, safe_s=SAFE_S)], True),
         ([intent(SENT), intent(LOST)], True),
-        ([intent(SENT), Resend(LOST, SAFE_S)], False),
+        ([intent(SENT), Resend(LOST, SAFE_S, "psp")], False),
         ([intent(SENT), Found(PROVEN, CAPTURED)], False),
-        ([Resend(LOST, SAFE_S), Unresolved(LATE, not_found=True, safe_s=SAFE_S)], False),
-        ([intent(SENT), Resend(LOST, SAFE_S), Found(PROVEN, CAPTURED)], False),
+        ([Resend(LOST, SAFE_S, "psp"), Unresolved(LATE, not_found=True, safe_s=SAFE_S)], False),
+        ([intent(SENT), Resend(LOST, SAFE_S, "psp"), Found(PROVEN, CAPTURED)], False),
     ],
 )
 async def test_one_kind_of_write_is_one_statement_and_several_are_a_transaction(
@@ -242,9 +296,13 @@ async def test_resends_are_marked_in_the_order_of_their_keys(
     """Else two replicas with the same keys would wait for each other."""
     resends = sorted((new_operation() for _ in range(5)), reverse=True)
     statements = play(monkeypatch, may_send=resends)
-    await operations.write(fake.database, [Resend(operation, SAFE_S) for operation in resends])
+    await operations.write(
+        fake.database, [Resend(operation, SAFE_S, "psp") for operation in resends]
+    )
     keys = [operation.operation_id for operation in resends]
-    assert given(statements, "mark_resent") == [(key, SAFE_S, False) for key in reversed(keys)]
+    assert given(statements, "mark_resent") == [
+        (key, SAFE_S, "psp", False) for key in reversed(keys)
+    ]
 
 
 async def test_what_is_found_is_what_is_stored(

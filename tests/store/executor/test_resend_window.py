@@ -40,7 +40,8 @@ async def test_a_resend_is_safe_for_half_of_the_key_window(
 ) -> None:
     operation = await intended(database)
     key = operation.operation_id
-    marked: set[UUID] = await at(database, ahead, store.mark_resent, [(key, SAFE_S, False)])
+    resend = [(key, SAFE_S, "psp", False)]
+    marked: set[UUID] = await at(database, ahead, store.mark_resent, resend)
     overdue: set[UUID] = await at(database, ahead, store.read_overdue, [(key, SAFE_S)])
     assert marked == ({operation.operation_id} if allowed else set())
     assert overdue == (set() if allowed else {operation.operation_id})
@@ -50,7 +51,7 @@ async def test_a_resend_is_safe_for_half_of_the_key_window(
 @pytest.mark.parametrize("state", State)
 async def test_only_what_is_unresolved_is_resent(database: Database, state: State) -> None:
     operation = await intended(database, state=state)
-    written = await write_one(database, Resend(operation, SAFE_S))
+    written = await write_one(database, Resend(operation, SAFE_S, "psp"))
     if state in (State.SENT, State.UNKNOWN, State.PENDING):
         assert written is MAY_SEND
     else:
@@ -58,9 +59,22 @@ async def test_only_what_is_unresolved_is_resent(database: Database, state: Stat
         assert written.state is state
 
 
+@pytest.mark.parametrize("restart", [False, True])
+async def test_it_is_resent_to_the_psp_of_its_first_send_only(
+    database: Database, executor_url: str, restart: bool
+) -> None:
+    operation = await intended(database)
+    written = await write_one(database, Resend(operation, SAFE_S, "another", restart))
+    assert isinstance(written, Stored)
+    assert (written.state, written.source) == (State.SENT, "psp")
+    assert (row(executor_url, operation) or {})["send_count"] == 1
+
+
 async def test_each_item_of_a_list_has_its_own_window(database: Database) -> None:
     safe, late = await intended(database), await intended(database)
-    written = await operations.write(database, [Resend(safe, SAFE_S), Resend(late, 0.0)])
+    written = await operations.write(
+        database, [Resend(safe, SAFE_S, "psp"), Resend(late, 0.0, "psp")]
+    )
     assert written[0] is MAY_SEND
     assert isinstance(written[1], Stored)
     assert written[1].state is State.SENT

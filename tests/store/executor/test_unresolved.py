@@ -48,6 +48,15 @@ async def test_the_age_is_that_of_the_first_send_of_the_oldest(
     assert 7200 <= standing.oldest_s < 7300
 
 
+async def test_the_oldest_are_counted_and_no_more_than_a_bound(
+    database: Database, executor_url: str, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(operations, "MOST_COUNTED", 3)
+    for state in (State.PENDING, State.UNKNOWN, State.UNKNOWN, State.PARKED, State.PARKED):
+        await intended(database, state=state)
+    assert await counted(database) == {State.PENDING: 1, State.UNKNOWN: 2}
+
+
 async def test_what_an_earlier_release_resolved_does_not_count(
     database: Database, executor_url: str
 ) -> None:
@@ -78,7 +87,7 @@ async def test_it_is_read_by_the_index(
     ) as connection:
         connection.execute("VACUUM ANALYZE")
     found = await database.read(
-        "plan", lambda c: c.scalars(text(f"EXPLAIN {store._READ_UNRESOLVED.text}"))
+        "plan", lambda c: c.scalars(text(f"EXPLAIN {store._READ_UNRESOLVED.text}"), {"most": 10})
     )
     plan = "\n".join(found)
     assert "operation_unresolved" in plan

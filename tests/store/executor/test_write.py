@@ -95,7 +95,7 @@ async def test_one_commit_takes_all_kinds_of_writes(database: Database) -> None:
         [
             Found(sent, finding_of(sent, Outcome.CAPTURED)),
             intent(new),
-            Resend(lost, SAFE_S),
+            Resend(lost, SAFE_S, "psp"),
             intent(known),
             Unresolved(pending, not_found=True, safe_s=SAFE_S),
         ],
@@ -181,6 +181,19 @@ async def test_evidence_goes_before_its_lack_in_one_commit(database: Database) -
     for writes in lists:
         written = await operations.write(database, writes)
         assert [w.state for w in written if isinstance(w, Stored)] == [State.CAPTURED] * 2
+
+
+async def test_what_is_proven_in_the_commit_of_its_intents_is_not_sent(
+    database: Database, executor_url: str
+) -> None:
+    """A settlement line that comes together with the first call."""
+    operation = new_operation()
+    found = [
+        Found(operation, finding_of(operation, o)) for o in (Outcome.CAPTURED, Outcome.PENDING)
+    ]
+    written = await operations.write(database, [intent(operation), intent(operation), *found])
+    assert [w.state for w in written if isinstance(w, Stored)] == [State.CAPTURED] * 4
+    assert (row(executor_url, operation) or {})["captured_minor"] == operation.amount_minor
 
 
 async def test_a_second_writer_is_answered_with_the_first_ones_row(database: Database) -> None:
