@@ -99,6 +99,17 @@ OPEN_STATES = frozenset(
     {OrderState.NOT_STARTED, OrderState.PROCESSING, OrderState.UNKNOWN, OrderState.CAPTURED}
 )
 
+ENDED_STATES = frozenset(
+    {
+        OrderState.SUCCEEDED,
+        OrderState.DECLINED,
+        OrderState.NOT_CHARGED,
+        OrderState.VOIDED,
+        OrderState.EXPIRED,
+    }
+)
+"""States that are never left: nobody drives such an order."""
+
 _S, _R = OrderState, Result
 
 # A missing pair can't happen and raises. What was captured never becomes uncaptured; a

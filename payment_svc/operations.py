@@ -203,6 +203,15 @@ async def own_items(
     )
 
 
+async def let_go(database: Database, items: Sequence[Item], epoch: int) -> set[UUID]:
+    """Gives up what this epoch owns though its order has ended; answers which."""
+    return await database.commit(
+        "payment.let_go",
+        lambda connection: store.let_go(connection, items, epoch),
+        one_write=True,
+    )
+
+
 async def unknown(database: Database, most: int) -> AsyncIterator[list[UnknownOperation]]:
     """Operations whose outcome only evidence can tell, and that nobody drives; oldest first.
 

@@ -191,6 +191,13 @@ JOIN payment p ON p.payment_id = o.payment_id
 WHERE o.epoch = :epoch AND o.operation_id = ANY(:operation_ids)
 """)
 
+# An order changes only in the statement that moves its operation. So who holds the operations
+# sees in the next statement how the orders stand, and they stand so until it commits. Without
+# that, _RETRY would wait for a trip that is just ending, and then take the order by what it saw
+# before. By key, as they are taken and recorded, so that hardly ever two wait in a circle.
+_HOLD = text("""
+SELECT FROM operation WHERE payment_id = :payment_id ORDER BY operation_id FOR UPDATE
+""")
 # Nothing is stored for a payment without a parked order. One whose trip is under way keeps
 # its owner, who hears of the restart when that trip ends.
 _RETRY = text(f"""
@@ -219,6 +226,17 @@ JOIN payment p ON p.payment_id = t.payment_id
 _SELECT_NOTE = text(
     "SELECT note FROM payment_retry WHERE payment_id = :payment_id AND retry_id = :retry_id"
 )
+
+_LET_GO = text(f"""
+UPDATE operation o SET epoch = NULL, restart = false, delayed = false
+WHERE o.payment_id = ANY(:payment_ids) AND o.operation_id = ANY(:operation_ids)
+  AND (o.epoch = :epoch) IS TRUE
+  AND EXISTS (
+    SELECT FROM payment_order q
+    WHERE q.payment_id = o.payment_id AND q.position = o.position
+      AND q.state IN ({", ".join(str(state.value) for state in sorted(domain.ENDED_STATES))}))
+RETURNING o.operation_id
+""")
 
 _NEW_REPLICA = text(f"""
 INSERT INTO replica (name, lease_until)
@@ -350,8 +368,10 @@ async def insert_retry(
 ) -> list[Item] | None:
     """Stores the retry and takes the payment's parked operations that nobody drives.
 
-    None if nothing was stored: it was there already, or nothing is parked.
+    None if nothing was stored: it was there already, or nothing is parked. In a transaction:
+    what it decides by must not change before it commits.
     """
+    await connection.execute(_HOLD, {"payment_id": retry.payment_id})
     rows = list(
         await connection.execute(
             _RETRY,
@@ -374,6 +394,16 @@ async def select_note(connection: AsyncConnection, retry: NewRetry) -> str | Non
         _SELECT_NOTE, {"payment_id": retry.payment_id, "retry_id": retry.retry_id}
     )
     return found.scalar_one_or_none()
+
+
+async def let_go(connection: AsyncConnection, items: Sequence[Item], epoch: int) -> set[UUID]:
+    """Gives up operations of this epoch whose orders have ended; answers which."""
+    asked = {
+        "epoch": epoch,
+        "payment_ids": [item.payment_id for item in items],
+        "operation_ids": [item.operation_id for item in items],
+    }
+    return set((await connection.execute(_LET_GO, asked)).scalars())
 
 
 async def insert_replica(connection: AsyncConnection, name: str, lease_s: float) -> int:

@@ -188,3 +188,30 @@ async def test_what_is_still_unknown_stays_parked_and_goes_on(world: World) -> N
     retried = await replica.retry(payment)
     assert states_of(retried) in ([PARKED], [SUCCEEDED])
     await replica.until(request, SUCCEEDED)
+
+
+@pytest.mark.parametrize("how", ["due", "of the dead", "its own"])
+@pytest.mark.parametrize(("amount", "end"), [(ODD, DECLINED), (100, SUCCEEDED)])
+async def test_what_has_ended_is_let_go_of_and_not_driven(
+    world: World, how: str, amount: int, end: State.ValueType
+) -> None:
+    """As a retry of an earlier release could leave it, and nothing else is held up by it."""
+    replica = await world.replica(lease_ms=1_000)
+    world.executor.on(ODD, declined)
+    await replica.create(request := checkout(amount))
+    world.inside("INSERT INTO replica (name, lease_until, dead) VALUES ('gone', now(), true)")
+    world.inside(
+        {
+            "due": "UPDATE operation SET next_attempt_time = now(), restart = true",
+            "of the dead": "UPDATE operation SET restart = true,"
+            " epoch = (SELECT epoch FROM replica WHERE name = 'gone')",
+            "its own": f"UPDATE operation SET restart = true, epoch = {replica.wired.lease.epoch}",
+        }[how]
+    )
+    rests = [(None, None, False)]
+    held = "SELECT epoch, next_attempt_time, restart FROM operation"
+    await eventually(lambda: world.rows(held) == rests, 3)
+    assert states_of(await replica.get(request.request_id)) == [end]
+    assert list(world.executor.asked.values()) == [1]
+    assert states_of(await replica.create(checkout(101))) == [SUCCEEDED]
+    await world.quiet()
