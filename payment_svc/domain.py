@@ -356,6 +356,10 @@ class Settled:
 # --- on the conveyor ----------------------------------------------------------------------
 
 
+Trip: TypeAlias = tuple[UUID, int, int]
+"""operation_id, epoch and attempt."""
+
+
 @dataclass(slots=True)
 class Item:
     """One order's operation on its way; owned by the replica whose epoch it carries.
@@ -380,6 +384,11 @@ class Item:
     """Whether an operator asked for this trip: from the first rung, though it is parked."""
     settled: Settled | None = None
     """What this trip brings to the executor, instead of having the PSP asked."""
+
+    @property
+    def trip(self) -> Trip:
+        """What tells this trip from any other, also of the same operation."""
+        return self.operation_id, self.epoch, self.attempt
 
     @property
     def ids(self) -> dict[str, str]:

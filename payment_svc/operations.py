@@ -21,6 +21,7 @@ from payment_svc.domain import (
     NewPayment,
     NewRetry,
     Progress,
+    Trip,
     differences,
     request_id_reused,
 )
@@ -75,7 +76,7 @@ async def write(
 
     async def work(
         connection: AsyncConnection,
-    ) -> tuple[dict[UUID, datetime], dict[UUID, datetime]]:
+    ) -> tuple[dict[Trip, datetime], dict[UUID, datetime]]:
         owned = await store.record(connection, progress) if progress else {}
         # In one order everywhere: two replicas with the same keys would wait for each other.
         payments = sorted(asked.values(), key=lambda payment: payment.payment_id)
@@ -87,7 +88,7 @@ async def write(
 
     def result(item: NewPayment | Progress) -> Written:
         if isinstance(item, Progress):
-            return Recorded(item, owned.get(item.item.operation_id))
+            return Recorded(item, owned.get(item.item.trip))
         if create_time := new.pop(item.payment_id, None):
             return Accepted(item, create_time)
         fields = differences(item, stored[item.payment_id])

@@ -27,6 +27,7 @@ from payment_svc.domain import (
     OperationState,
     OrderState,
     Progress,
+    Trip,
 )
 
 # One statement, so that a payment never exists without its orders. Lists travel as one
@@ -136,7 +137,7 @@ WITH asked AS (
   WHERE p.payment_id = d.payment_id
 )
 -- An owner that is wrong about an order's state is a bug: the division fails the statement.
-SELECT operation_id, {DB_NOW} AS update_time,
+SELECT operation_id, epoch, attempt, {DB_NOW} AS update_time,
   1 / (CASE WHEN (SELECT count(*) FROM moved) = (SELECT count(*) FROM changed)
        THEN 1 ELSE 0 END) AS whole
 FROM moved
@@ -312,15 +313,15 @@ async def select_requests(
     return requests
 
 
-async def record(connection: AsyncConnection, progress: Sequence[Progress]) -> dict[UUID, datetime]:
-    """Writes what the owner learnt; answers when, for what was still its own.
+async def record(connection: AsyncConnection, progress: Sequence[Progress]) -> dict[Trip, datetime]:
+    """Writes what the owner learnt; answers when, by the trips that were still its own.
 
     A division by zero (BadData) if an owned item's order is in another state than its
     owner knew: a bug, and nothing is written.
     """
     items = [_progress_row(p) for p in sorted(progress, key=lambda p: p.item.payment_id)]
     found = await connection.execute(_RECORD, {"items": json.dumps(items)})
-    return {row.operation_id: row.update_time for row in found}
+    return {(row.operation_id, row.epoch, row.attempt): row.update_time for row in found}
 
 
 async def take_due(connection: AsyncConnection, epoch: int, most: int) -> list[Item]:

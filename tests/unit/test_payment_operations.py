@@ -54,7 +54,7 @@ def play_write(
     return play(
         monkeypatch,
         record=lambda progress: {
-            p.item.operation_id: NOW for p in progress if any(p is other for other in owned)
+            p.item.trip: NOW for p in progress if any(p is other for other in owned)
         },
         insert_payments=lambda payments, _: {
             p.payment_id: NOW for p in payments if p.payment_id not in known
