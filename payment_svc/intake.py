@@ -71,8 +71,8 @@ class Intake:
         """Stores the payment and starts it; a replay only looks it up.
 
         A task, because it ends however long its caller waits for it.
-        Errors: REQUEST_ID_REUSED; OVERLOADED; DEPENDENCY_DOWN (provably not stored);
-        OUTCOME_UNKNOWN (call again).
+        Errors: REQUEST_ID_REUSED; OVERLOADED; DEPENDENCY_DOWN (provably not stored
+        by this call); OUTCOME_UNKNOWN (call again).
         """
         task = asyncio.create_task(self._accept(payment))
         self._accepting.add(task)

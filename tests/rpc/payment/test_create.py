@@ -11,6 +11,7 @@ import psycopg
 import pytest
 from paymesh.payment.v1 import payment_pb2
 
+from mesh import money
 from mesh.errors import Reason
 from tests.support.eventually import eventually
 from tests.support.fakes import captured, declined
@@ -122,6 +123,24 @@ async def test_another_request_under_the_key_is_refused_and_changes_nothing(worl
     assert error.metadata == {"fields": "orders[0].amount.amount_minor"}
     assert await replica.get(request.request_id) == payment
     assert len(world.executor.captures) == 1
+
+
+async def test_a_replay_comes_before_the_rules(
+    world: World, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """A currency that an upgrade withdrew refuses what is new, and no retry of what was taken."""
+    replica = await world.replica()
+    request = checkout(1000, 300)
+    payment = await replica.create(request)
+    monkeypatch.delitem(money._EXPONENTS, "EUR")
+    assert await replica.create(request) == payment
+    error = await error_of(replica.stub.CreatePayment(checkout(1000)))
+    assert error.reason is Reason.UNKNOWN_CURRENCY
+    request.orders[0].amount.amount_minor = 1001
+    error = await error_of(replica.stub.CreatePayment(request))
+    assert error.reason is Reason.REQUEST_ID_REUSED
+    assert world.rows("SELECT count(*) FROM payment") == [(1,)]
+    assert len(world.executor.captures) == 2
 
 
 async def test_a_caller_in_a_hurry_is_told_processing_and_the_payment_goes_on(
