@@ -8,6 +8,7 @@ import re
 import time
 from collections.abc import AsyncGenerator, AsyncIterator
 from contextlib import aclosing
+from dataclasses import replace
 from typing import Any, TypeAlias, cast
 from uuid import UUID
 
@@ -144,11 +145,13 @@ class PaymentServicer(PaymentServiceServicer):
         if refusal is not None and await self._reader.get(payment.payment_id) is None:
             raise refusal
         loop = asyncio.get_running_loop()
-        accepting = self._intake.accept(payment)
+        accepting, joined = self._intake.accept(payment)
         await asyncio.wait([accepting], timeout=max(0.0, answer_at - loop.time()))
         if not accepting.done():
             raise outcome_unknown("the payment was accepted")
         accepted = accepting.result()
+        if joined:  # it is the earlier call that made the payment
+            accepted = replace(accepted, create_time=None)
         try:
             stored = None if accepted.new else await self._reader.get(payment.payment_id)
             if stored is None or not stored.rests:

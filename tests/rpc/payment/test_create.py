@@ -249,6 +249,32 @@ async def test_a_deadline_shorter_than_the_accept_leaves_it_open(world: World) -
     await world.quiet()
 
 
+async def test_repetitions_in_a_hurry_leave_nothing_behind(world: World) -> None:
+    """However often a request is sent while its accept is under way, it is one accept."""
+    replica = await world.replica()
+    request, other = checkout(1000), checkout(1000)
+    other.request_id = request.request_id
+    other.buyer_id = "another"
+    with locked(world, "payment"):
+        first = asyncio.create_task(error_of(replica.stub.CreatePayment(request, timeout=0.3)))
+        await eventually(lambda: bool(replica.intake._accepting))
+        errors = await asyncio.gather(
+            first,
+            *(
+                error_of(replica.stub.CreatePayment(each, timeout=0.3))
+                for each in [*[request] * 20, other]
+            ),
+        )
+        assert {error.reason for error in errors} == {Reason.OUTCOME_UNKNOWN}
+        assert len(replica.intake._accepting) == 2
+    assert states_of(await replica.create(request)) == [SUCCEEDED]
+    error = await error_of(replica.stub.CreatePayment(other))
+    assert error.reason is Reason.REQUEST_ID_REUSED
+    assert not replica.intake._accepting
+    assert not replica.intake._joinable
+    await world.quiet()
+
+
 async def test_a_database_that_is_held_by_a_lock_stores_nothing_and_says_so(
     world: World,
 ) -> None:
