@@ -56,6 +56,9 @@ DEFAULT_DEADLINE_S = 30.0
 # short deadline, so that even an impatient caller gets an answer and not a time-out.
 MARGIN_S = 0.25
 MARGIN_SHARE = 0.25
+# Lists at once, of the four connections that accept payments and renew the lease, too: a list
+# may walk far.
+MOST_LISTS = 2
 
 
 class PaymentServicer(PaymentServiceServicer):
@@ -80,6 +83,7 @@ class PaymentServicer(PaymentServiceServicer):
         self._reader = reader
         self._recovery = recovery
         self._checker = checker
+        self._lists = asyncio.Semaphore(MOST_LISTS)
         self._bulks: set[Bulk] = set()
         self._draining = False
 
@@ -217,7 +221,8 @@ class PaymentServicer(PaymentServiceServicer):
     ) -> pb.ListPaymentsResponse:
         size = page_size(request.page_size)
         filters = list_filters(request, decode_token(request))
-        found = await operations.list_payments(self._database, filters, size + 1)
+        async with self._lists:
+            found = await operations.list_payments(self._database, filters, size + 1)
         messages = list(fitting(payment_message(payment) for payment in found[:size]))
         token = ""
         if len(messages) < len(found):
