@@ -107,7 +107,8 @@ class Recovery:
         """
         try:
             items = await operations.retry(self._database, asked, self._lease.epoch)
-        except CommitUnknown:
+        except (CommitUnknown, asyncio.CancelledError):
+            # Also when the caller leaves: that may be in the middle of the COMMIT.
             self._lease.unsure = True
             raise
         if items is None:

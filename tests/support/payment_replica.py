@@ -171,6 +171,23 @@ class Replica:
             self.database.commit = refusing  # type: ignore[method-assign, assignment]
         self._refuses[name] = times
 
+    def hang(self, name: str) -> None:
+        """The next commits of this name are stored, and their answers never come."""
+        commit = self.database.commit
+
+        async def hanging(
+            called: str,
+            work: Callable[[AsyncConnection], Awaitable[T]],
+            *,
+            one_write: bool = False,
+        ) -> T:
+            result = await commit(called, work, one_write=one_write)
+            if called == name:
+                await asyncio.Event().wait()
+            return result
+
+        self.database.commit = hanging  # type: ignore[method-assign, assignment]
+
     def assert_working(self) -> None:
         """Nothing that has to run for ever has ended."""
         ended = {name: task for name, task in self.running.items() if task.done()}

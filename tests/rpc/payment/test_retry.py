@@ -180,6 +180,22 @@ async def test_a_retry_whose_answer_was_lost_is_driven_all_the_same(world: World
     assert list(world.executor.asked.values()) == [2]
 
 
+async def test_a_retry_whose_caller_leaves_during_its_commit_is_driven_at_once(
+    world: World,
+) -> None:
+    """With a lease of a minute, whose audit would find it too late."""
+    replica = await world.replica()
+    world.executor.on(ODD, parked(poll=False), captured)
+    payment = await replica.create(request := checkout(ODD))
+    replica.hang("payment.retry")
+    call = asyncio.ensure_future(replica.retry(payment))
+    await eventually(lambda: world.rows("SELECT restart FROM operation") == [(True,)])
+    call.cancel()
+    await replica.until(request, SUCCEEDED, timeout_s=3)
+    assert list(world.executor.asked.values()) == [2]
+    await world.quiet()
+
+
 async def test_what_is_still_unknown_stays_parked_and_goes_on(world: World) -> None:
     replica = await world.replica()
     world.executor.on(ODD, parked(poll=False), unknown, captured)
