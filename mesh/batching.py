@@ -85,6 +85,15 @@ class Stage(Generic[T]):
         self._waiting.extendleft(reversed(items))
         self._wake.set()
 
+    def withdraw(self, unwanted: Callable[[T], bool]) -> list[T]:
+        """Takes back those that wait and are `unwanted`; answers them."""
+        withdrawn = [item for item in self._waiting if unwanted(item)]
+        if withdrawn:
+            kept = [item for item in self._waiting if not unwanted(item)]
+            self._waiting.clear()
+            self._waiting.extend(kept)
+        return withdrawn
+
     async def run(self) -> None:
         """Runs until cancelled. Lists under way are then finished first; the rest waits."""
         try:
@@ -95,6 +104,9 @@ class Stage(Generic[T]):
                 # Taken only now: what arrived while no slot was free is in the list too.
                 await self._slots.acquire()
                 await self._gather()
+                if not self._waiting:  # all of it was withdrawn meanwhile
+                    self._slots.release()
+                    continue
                 task = asyncio.create_task(self._one(self._take()))
                 self._under_way.add(task)
                 task.add_done_callback(self._under_way.discard)
@@ -196,7 +208,8 @@ class Writer(Generic[T, R]):
 
         durable: repeated with backoff until the database takes it, for what must not be
         lost (an outcome, a finish). Otherwise a database that is down is the items'
-        result at once (NotCommitted, CommitUnknown), for what a caller can repeat.
+        result at once (NotCommitted, CommitUnknown), for what a caller can repeat; and
+        what nobody waits for any more is not written, if that has not begun.
         A row that the database refuses is the result of its item alone (BadData).
         """
         if not items:
@@ -208,6 +221,9 @@ class Writer(Generic[T, R]):
         return await submission.answer
 
     async def _write(self, submissions: list[_Submission[T, R]]) -> None:
+        submissions = [s for s in submissions if s.durable or not s.answer.done()]
+        if not submissions:
+            return
         try:
             results = await self._settled([i for s in submissions for i in s.items])
         except (NotCommitted, CommitUnknown) as failed:
@@ -226,7 +242,8 @@ class Writer(Generic[T, R]):
         """Puts what must not be lost back to the front, and holds the next list off a while.
 
         It is not repeated here, because who came meanwhile and need not be stored would
-        wait behind it for as long as the database is away, and is to be told at once.
+        wait behind it for as long as the database is away, and is to be told at once. Also
+        who has no room in the next list: what is put back may fill every list there is.
         """
         if not submissions:
             return
@@ -237,6 +254,9 @@ class Writer(Generic[T, R]):
             sqlstate=failed.sqlstate,
             items=sum(len(s.items) for s in submissions),
         )
+        # Of these nothing was tried, whatever became of the list.
+        refused = failed if isinstance(failed, NotCommitted) else _not_tried(failed)
+        _give_up(self._stage.withdraw(lambda submission: not submission.durable), refused)
         self._stage.put_back(submissions)
         await asyncio.sleep(self._backoff_s)
         self._backoff_s = min(self._backoff_s * 2, MAX_BACKOFF_S)
@@ -322,6 +342,10 @@ def _give_up(submissions: list[_Submission[T, R]], failed: CommitFailed) -> list
         if not submission.durable:
             _answer(submission, [failed] * len(submission.items))
     return [submission for submission in submissions if submission.durable]
+
+
+def _not_tried(failed: CommitFailed) -> NotCommitted:
+    return NotCommitted(failed.commit, failed)
 
 
 def _answer(submission: _Submission[T, R], results: Sequence[R | MeshError]) -> None:

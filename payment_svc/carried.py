@@ -1,7 +1,8 @@
 """A payment that this process drives, and the answer to its callers out of what it knows.
 
 Reading back what was just written cost a tenth of a payment. The answer is what a read
-would tell: the request as it was stored, and each order's progress as it was recorded.
+would tell: the request as it was stored, and each order's progress as it was recorded. So
+it is given only where nobody can have recorded another since.
 """
 
 from __future__ import annotations
@@ -10,7 +11,15 @@ from dataclasses import dataclass, field
 from datetime import datetime
 
 from mesh.money import Money
-from payment_svc.domain import CHARGE, Evidence, NewPayment, OperationState, Progress, payment_state
+from payment_svc.domain import (
+    CHARGE,
+    ENDED_STATES,
+    Evidence,
+    NewPayment,
+    OperationState,
+    Progress,
+    payment_state,
+)
 from payment_svc.views import Operation, Order, Payment
 
 
@@ -25,6 +34,14 @@ class Carried:
     def rests(self) -> bool:
         """Whether every order's first trip has ended."""
         return len(self.rested) == len(self.payment.orders)
+
+    def ended_but_for(self, position: int) -> bool:
+        """Whether every other order has reached a state that is never left.
+
+        Where one has not, another replica may have driven it on since, and told so.
+        """
+        others = (p.state for where, p in self.rested.items() if where != position)
+        return all(state in ENDED_STATES for state in others)
 
     def answer(self, update_time: datetime) -> Payment:
         """The payment as it is stored now that it rests."""

@@ -10,7 +10,7 @@ from typing import NamedTuple
 from uuid import UUID
 
 from mesh.money import Money
-from payment_svc.domain import OPEN_STATES, OrderState, PaymentState
+from payment_svc.domain import ENDED_STATES, OrderState, PaymentState
 
 
 class FindingClass(IntEnum):
@@ -82,7 +82,7 @@ class LookUp(IntEnum):
     NO_ANSWER = 5
 
 
-NOT_ENDED = OPEN_STATES | {OrderState.PARKED, OrderState.AUTHORIZED}
+NOT_ENDED = frozenset(OrderState) - ENDED_STATES
 """States in which wallet and ledger may know of the order already, or not yet."""
 
 ENDED_AS: Mapping[OrderState, Execution] = {

@@ -110,8 +110,8 @@ class Conveyor:
                 spans.step("execute", self._carried_s(item), _part(item, problem))
             if isinstance(outcome, Captured):
                 captured.append((item, outcome))
-            else:
-                rest.append(self._progress(item, outcome, None))
+            elif progress := self._progress(item, outcome, None):
+                rest.append(progress)
         self._book_stage.put(captured)
         if rest:
             self._finish(rest)
@@ -170,23 +170,27 @@ class Conveyor:
             if problem is not None:
                 problems[capture.item.operation_id] = problem
         _tell("book", started_ns, [capture.item for capture in credited], problems)
-        self._finish(
-            [self._progress(item, out, problems.get(item.operation_id)) for item, out in captured]
-        )
+        done = [self._progress(i, out, problems.get(i.operation_id)) for i, out in captured]
+        self._finish([progress for progress in done if progress is not None])
 
     def _lost(self, captured: list[tuple[Item, Captured]]) -> None:
         # A bug in booking must not lose what is known of the money: driven again later.
-        self._finish(
-            [self._progress(item, Delayed("a bug, see the log"), None) for item, _ in captured]
-        )
+        done = [self._progress(item, Delayed("a bug, see the log"), None) for item, _ in captured]
+        self._finish([progress for progress in done if progress is not None])
 
-    def _progress(self, item: Item, outcome: Outcome, problem: MeshError | None) -> Progress:
-        """What an item's trip changed; never raises, for the sake of its neighbours."""
-        try:
-            return self._judged(item, outcome, problem)
-        except Exception:
-            log.exception("item_failed", **item.ids)
-            return self._judged(item, Delayed("a bug, see the log"), None)
+    def _progress(self, item: Item, outcome: Outcome, problem: MeshError | None) -> Progress | None:
+        """What an item's trip changed; never raises, for the sake of its neighbours.
+
+        None if nothing can be said of it in its state: it is carried no longer, and the next
+        audit finds it.
+        """
+        for told in (outcome, Delayed("a bug, see the log")):
+            try:
+                return self._judged(item, told, problem if told is outcome else None)
+            except Exception:
+                log.exception("item_failed", **item.ids, state=item.state.name)
+        self.forget(item)
+        return None
 
     def _judged(self, item: Item, outcome: Outcome, problem: MeshError | None) -> Progress:
         result, attention = _result(item.state, outcome, problem)

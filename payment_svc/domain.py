@@ -99,6 +99,17 @@ OPEN_STATES = frozenset(
     {OrderState.NOT_STARTED, OrderState.PROCESSING, OrderState.UNKNOWN, OrderState.CAPTURED}
 )
 
+ENDED_STATES = frozenset(
+    {
+        OrderState.SUCCEEDED,
+        OrderState.DECLINED,
+        OrderState.NOT_CHARGED,
+        OrderState.VOIDED,
+        OrderState.EXPIRED,
+    }
+)
+"""States that are never left: nobody drives such an order."""
+
 _S, _R = OrderState, Result
 
 # A missing pair can't happen and raises. What was captured never becomes uncaptured; a
@@ -345,6 +356,10 @@ class Settled:
 # --- on the conveyor ----------------------------------------------------------------------
 
 
+Trip: TypeAlias = tuple[UUID, int, int]
+"""operation_id, epoch and attempt."""
+
+
 @dataclass(slots=True)
 class Item:
     """One order's operation on its way; owned by the replica whose epoch it carries.
@@ -369,6 +384,11 @@ class Item:
     """Whether an operator asked for this trip: from the first rung, though it is parked."""
     settled: Settled | None = None
     """What this trip brings to the executor, instead of having the PSP asked."""
+
+    @property
+    def trip(self) -> Trip:
+        """What tells this trip from any other, also of the same operation."""
+        return self.operation_id, self.epoch, self.attempt
 
     @property
     def ids(self) -> dict[str, str]:

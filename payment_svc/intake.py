@@ -9,6 +9,7 @@ from __future__ import annotations
 import asyncio
 import time
 from collections.abc import Sequence
+from functools import partial
 from uuid import UUID
 
 import structlog
@@ -59,6 +60,7 @@ class Intake:
             "payment", self._commit, weigh=_orders
         )
         self._accepting: set[asyncio.Task[Accepted]] = set()
+        self._joinable: dict[UUID, tuple[NewPayment, asyncio.Task[Accepted]]] = {}
         self._reserved: dict[UUID, int] = {}
         self._orders_reserved = 0
         self._finishing: set[asyncio.Task[None]] = set()
@@ -67,20 +69,29 @@ class Intake:
         """Names the conveyor that carries what is accepted."""
         self._conveyor = conveyor
 
-    def accept(self, payment: NewPayment) -> asyncio.Task[Accepted]:
+    def accept(self, payment: NewPayment) -> tuple[asyncio.Task[Accepted], bool]:
         """Stores the payment and starts it; a replay only looks it up.
 
-        A task, because it ends however long its caller waits for it.
-        Errors: REQUEST_ID_REUSED; OVERLOADED; DEPENDENCY_DOWN (provably not stored);
-        OUTCOME_UNKNOWN (call again).
+        A task, because it ends however long its caller waits for it. And whether an earlier
+        call began it, with an equal request: callers in a hurry, who come again and again
+        while the database is slow, would each leave one behind.
+        Errors: REQUEST_ID_REUSED; OVERLOADED; DEPENDENCY_DOWN (provably not stored
+        by this call); OUTCOME_UNKNOWN (call again).
         """
+        asked, under_way = self._joinable.get(payment.payment_id, (None, None))
+        if under_way is not None and asked == payment:
+            return under_way, True
         task = asyncio.create_task(self._accept(payment))
         self._accepting.add(task)
-        task.add_done_callback(self._ended)
-        return task
+        self._joinable.setdefault(payment.payment_id, (payment, task))
+        task.add_done_callback(partial(self._ended, payment.payment_id))
+        return task, False
 
-    def _ended(self, task: asyncio.Task[Accepted]) -> None:
+    def _ended(self, payment_id: UUID, task: asyncio.Task[Accepted]) -> None:
         self._accepting.discard(task)
+        _, joinable = self._joinable.get(payment_id, (None, None))
+        if joinable is task:
+            del self._joinable[payment_id]
         if not task.cancelled():
             task.exception()  # seen, also where the caller has gone
 

@@ -21,6 +21,7 @@ from payment_svc.domain import (
     NewPayment,
     NewRetry,
     Progress,
+    Trip,
     differences,
     request_id_reused,
 )
@@ -75,7 +76,7 @@ async def write(
 
     async def work(
         connection: AsyncConnection,
-    ) -> tuple[dict[UUID, datetime], dict[UUID, datetime]]:
+    ) -> tuple[dict[Trip, datetime], dict[UUID, datetime]]:
         owned = await store.record(connection, progress) if progress else {}
         # In one order everywhere: two replicas with the same keys would wait for each other.
         payments = sorted(asked.values(), key=lambda payment: payment.payment_id)
@@ -87,7 +88,7 @@ async def write(
 
     def result(item: NewPayment | Progress) -> Written:
         if isinstance(item, Progress):
-            return Recorded(item, owned.get(item.item.operation_id))
+            return Recorded(item, owned.get(item.item.trip))
         if create_time := new.pop(item.payment_id, None):
             return Accepted(item, create_time)
         fields = differences(item, stored[item.payment_id])
@@ -200,6 +201,15 @@ async def own_items(
     # Asked again: what was finished during the first look is not missing, but done.
     return await database.read(
         "payment.own_items", lambda connection: store.select_own(connection, epoch, missing)
+    )
+
+
+async def let_go(database: Database, items: Sequence[Item], epoch: int) -> set[UUID]:
+    """Gives up what this epoch owns though its order has ended; answers which."""
+    return await database.commit(
+        "payment.let_go",
+        lambda connection: store.let_go(connection, items, epoch),
+        one_write=True,
     )
 
 

@@ -10,7 +10,7 @@ from __future__ import annotations
 
 import asyncio
 import time
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import replace
 from uuid import UUID
 
@@ -19,7 +19,7 @@ import structlog
 from mesh.db import CommitFailed, CommitUnknown, Database
 from payment_svc import operations
 from payment_svc.conveyor import Conveyor
-from payment_svc.domain import Item, NewRetry, Settled
+from payment_svc.domain import ENDED_STATES, Item, NewRetry, Settled
 
 log = structlog.get_logger()
 
@@ -107,7 +107,8 @@ class Recovery:
         """
         try:
             items = await operations.retry(self._database, asked, self._lease.epoch)
-        except CommitUnknown:
+        except (CommitUnknown, asyncio.CancelledError):
+            # Also when the caller leaves: that may be in the middle of the COMMIT.
             self._lease.unsure = True
             raise
         if items is None:
@@ -118,7 +119,7 @@ class Recovery:
             caller=asked.caller,
             orders=[item.order_id.hex for item in items],
         )
-        self._conveyor.put(items)
+        self._drive(items)
         return True
 
     async def settle(self, proven: Mapping[tuple[UUID, UUID], Settled]) -> list[Item]:
@@ -138,7 +139,7 @@ class Recovery:
         items = [
             replace(item, settled=proven[item.payment_id, item.operation_id]) for item in items
         ]
-        self._conveyor.put(items)
+        self._drive(items)
         return items
 
     async def _look(self) -> bool:
@@ -159,7 +160,7 @@ class Recovery:
             log.info("items_taken", items=len(taken.items))
             for item in taken.items:
                 log.info("order_taken", **item.ids, state=item.state.name, attempt=item.attempt)
-            self._conveyor.put(taken.items)
+            self._drive(taken.items)
         return taken.more
 
     async def _audit(self) -> None:
@@ -182,4 +183,27 @@ class Recovery:
             log.warning("items_found", items=len(lost), unsure=unsure)
             for item in lost:
                 log.warning("order_found", **item.ids, state=item.state.name, attempt=item.attempt)
-            self._conveyor.put(lost)
+            self._drive(lost)
+            await self._let_go([item for item in lost if item.state in ENDED_STATES])
+
+    async def _let_go(self, ended: Sequence[Item]) -> None:
+        if not ended:
+            return
+        for item in ended:
+            log.error("order_let_go", **item.ids, state=item.state.name)
+        try:
+            await operations.let_go(self._database, ended, self._lease.epoch)
+        except CommitFailed:
+            self._lease.unsure = True
+            raise
+
+    def _drive(self, items: Sequence[Item]) -> None:
+        """Puts items on the conveyor, but nothing that has ended: the audit lets go of it.
+
+        Nobody should own such an order. If one is owned all the same, by a bug, it must not
+        hold up what is driven beside it, nor keep its callers waiting.
+        """
+        alive = [item for item in items if item.state not in ENDED_STATES]
+        if len(alive) < len(items):
+            self._lease.unsure = True
+        self._conveyor.put(alive)

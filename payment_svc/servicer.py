@@ -8,6 +8,7 @@ import re
 import time
 from collections.abc import AsyncGenerator, AsyncIterator
 from contextlib import aclosing
+from dataclasses import replace
 from typing import Any, TypeAlias, cast
 from uuid import UUID
 
@@ -20,7 +21,7 @@ from paymesh.payment.v1.payment_service_pb2_grpc import PaymentServiceServicer
 from mesh import tracing
 from mesh.cards import looks_like_issued_card_number
 from mesh.clock import utc_now
-from mesh.db import CommitFailed, Database
+from mesh.db import CommitFailed, Database, NotCommitted
 from mesh.errors import MeshError, Reason, Violation, outcome_unknown, validation_failed
 from mesh.paging import Position, decode_token, encode_token, fitting, page_size
 from payment_svc import operations
@@ -47,6 +48,7 @@ Context: TypeAlias = "grpc.aio.ServicerContext[Any, Any]"
 
 CALLER_KEY = "paymesh-caller"
 DEFAULT_CALLER = "default"
+ATTEMPTS_KEY = "grpc-previous-rpc-attempts"
 _CALLER = re.compile(r"[a-z0-9][a-z0-9_.-]{0,62}")
 
 DEFAULT_DEADLINE_S = 30.0
@@ -54,6 +56,9 @@ DEFAULT_DEADLINE_S = 30.0
 # short deadline, so that even an impatient caller gets an answer and not a time-out.
 MARGIN_S = 0.25
 MARGIN_SHARE = 0.25
+# Lists at once, of the four connections that accept payments and renew the lease, too: a list
+# may walk far.
+MOST_LISTS = 2
 
 
 class PaymentServicer(PaymentServiceServicer):
@@ -78,6 +83,7 @@ class PaymentServicer(PaymentServiceServicer):
         self._reader = reader
         self._recovery = recovery
         self._checker = checker
+        self._lists = asyncio.Semaphore(MOST_LISTS)
         self._bulks: set[Bulk] = set()
         self._draining = False
 
@@ -86,7 +92,10 @@ class PaymentServicer(PaymentServiceServicer):
     ) -> pb.CreatePaymentResponse:
         return pb.CreatePaymentResponse(
             payment=await self._create(
-                new_payment(request, _caller(context)), _answer_at(context), _traceparent(context)
+                new_payment(request, _caller(context)),
+                _answer_at(context),
+                _traceparent(context),
+                repeated=_repeated(context),
             )
         )
 
@@ -94,11 +103,13 @@ class PaymentServicer(PaymentServiceServicer):
         self, request_iterator: AsyncIterator[pb.CreatePaymentsRequest], context: Context
     ) -> AsyncGenerator[pb.CreatePaymentsResponse, None]:
         caller, end_at = _caller(context), _answer_at(context, default_s=math.inf)
-        traceparent = _traceparent(context)
+        traceparent, repeated = _traceparent(context), _repeated(context)
 
         async def create(request: pb.CreatePaymentRequest) -> payment_pb2.Payment:
             answer_at = min(end_at, asyncio.get_running_loop().time() + DEFAULT_DEADLINE_S)
-            return await self._create(new_payment(request, caller), answer_at, traceparent)
+            return await self._create(
+                new_payment(request, caller), answer_at, traceparent, repeated=repeated
+            )
 
         bulk = Bulk(create)
         self._bulks.add(bulk)
@@ -112,9 +123,12 @@ class PaymentServicer(PaymentServiceServicer):
             self._bulks.discard(bulk)
 
     async def _create(
-        self, payment: NewPayment, answer_at: float, traceparent: str
+        self, payment: NewPayment, answer_at: float, traceparent: str, *, repeated: bool
     ) -> payment_pb2.Payment:
-        """Makes a payment, and tells its span. The answer comes by `answer_at` of the loop."""
+        """Makes a payment, and tells its span. The answer comes by `answer_at` of the loop.
+
+        repeated: whether gRPC sent this call before.
+        """
         started_ns = time.time_ns()
         try:
             accepted, stored = await self._accepted(payment, answer_at)
@@ -122,20 +136,26 @@ class PaymentServicer(PaymentServiceServicer):
             # For the line that the call's end has in the log, and only then.
             structlog.contextvars.bind_contextvars(payment_id=payment.payment_id.hex)
             _tell(payment, started_ns, traceparent, type(error).__name__)
+            if isinstance(error, NotCommitted):
+                raise _not_accepted(repeated=repeated) from error
             raise
         _tell(payment, started_ns, traceparent, state=stored.state.name, new=accepted.new)
         return payment_message(stored)
 
     async def _accepted(self, payment: NewPayment, answer_at: float) -> tuple[Accepted, Payment]:
         """Accepts the payment and waits until it rests, or for as long as the caller may."""
-        if refusal := check_amounts(payment.orders):
+        refusal = check_amounts(payment.orders)
+        # A rule that was tightened since must not refuse the retry of what was accepted.
+        if refusal is not None and await self._reader.get(payment.payment_id) is None:
             raise refusal
         loop = asyncio.get_running_loop()
-        accepting = self._intake.accept(payment)
+        accepting, joined = self._intake.accept(payment)
         await asyncio.wait([accepting], timeout=max(0.0, answer_at - loop.time()))
         if not accepting.done():
             raise outcome_unknown("the payment was accepted")
         accepted = accepting.result()
+        if joined:  # it is the earlier call that made the payment
+            accepted = replace(accepted, create_time=None)
         try:
             stored = None if accepted.new else await self._reader.get(payment.payment_id)
             if stored is None or not stored.rests:
@@ -201,7 +221,8 @@ class PaymentServicer(PaymentServiceServicer):
     ) -> pb.ListPaymentsResponse:
         size = page_size(request.page_size)
         filters = list_filters(request, decode_token(request))
-        found = await operations.list_payments(self._database, filters, size + 1)
+        async with self._lists:
+            found = await operations.list_payments(self._database, filters, size + 1)
         messages = list(fitting(payment_message(payment) for payment in found[:size]))
         token = ""
         if len(messages) < len(found):
@@ -234,6 +255,23 @@ def _caller_name(value: str | bytes) -> str:
             violations=[Violation(field, "must not be a card number")],
         )
     return value
+
+
+def _repeated(context: Context) -> bool:
+    """Whether gRPC sent the call before, by itself; its caller knows nothing of it."""
+    return any(key == ATTEMPTS_KEY for key, _ in context.invocation_metadata() or ())
+
+
+def _not_accepted(*, repeated: bool) -> MeshError:
+    """The answer to a call whose payment was provably not stored by it."""
+    if repeated:
+        # The answer to the first attempt may have got lost, and the payment may be stored.
+        return outcome_unknown("an earlier attempt of the call was accepted")
+    return MeshError(
+        Reason.DEPENDENCY_DOWN,
+        "the database can't be reached or is too busy: this call accepted nothing; of an earlier"
+        " one with this request_id it says nothing: call again with the same request_id",
+    )
 
 
 def _traceparent(context: Context) -> str:

@@ -27,6 +27,7 @@ from payment_svc.domain import (
     OperationState,
     OrderState,
     Progress,
+    Trip,
 )
 
 # One statement, so that a payment never exists without its orders. Lists travel as one
@@ -136,7 +137,7 @@ WITH asked AS (
   WHERE p.payment_id = d.payment_id
 )
 -- An owner that is wrong about an order's state is a bug: the division fails the statement.
-SELECT operation_id, {DB_NOW} AS update_time,
+SELECT operation_id, epoch, attempt, {DB_NOW} AS update_time,
   1 / (CASE WHEN (SELECT count(*) FROM moved) = (SELECT count(*) FROM changed)
        THEN 1 ELSE 0 END) AS whole
 FROM moved
@@ -191,6 +192,13 @@ JOIN payment p ON p.payment_id = o.payment_id
 WHERE o.epoch = :epoch AND o.operation_id = ANY(:operation_ids)
 """)
 
+# An order changes only in the statement that moves its operation. So who holds the operations
+# sees in the next statement how the orders stand, and they stand so until it commits. Without
+# that, _RETRY would wait for a trip that is just ending, and then take the order by what it saw
+# before. By key, as they are taken and recorded, so that hardly ever two wait in a circle.
+_HOLD = text("""
+SELECT FROM operation WHERE payment_id = :payment_id ORDER BY operation_id FOR UPDATE
+""")
 # Nothing is stored for a payment without a parked order. One whose trip is under way keeps
 # its owner, who hears of the restart when that trip ends.
 _RETRY = text(f"""
@@ -219,6 +227,17 @@ JOIN payment p ON p.payment_id = t.payment_id
 _SELECT_NOTE = text(
     "SELECT note FROM payment_retry WHERE payment_id = :payment_id AND retry_id = :retry_id"
 )
+
+_LET_GO = text(f"""
+UPDATE operation o SET epoch = NULL, restart = false, delayed = false
+WHERE o.payment_id = ANY(:payment_ids) AND o.operation_id = ANY(:operation_ids)
+  AND (o.epoch = :epoch) IS TRUE
+  AND EXISTS (
+    SELECT FROM payment_order q
+    WHERE q.payment_id = o.payment_id AND q.position = o.position
+      AND q.state IN ({", ".join(str(state.value) for state in sorted(domain.ENDED_STATES))}))
+RETURNING o.operation_id
+""")
 
 _NEW_REPLICA = text(f"""
 INSERT INTO replica (name, lease_until)
@@ -294,15 +313,15 @@ async def select_requests(
     return requests
 
 
-async def record(connection: AsyncConnection, progress: Sequence[Progress]) -> dict[UUID, datetime]:
-    """Writes what the owner learnt; answers when, for what was still its own.
+async def record(connection: AsyncConnection, progress: Sequence[Progress]) -> dict[Trip, datetime]:
+    """Writes what the owner learnt; answers when, by the trips that were still its own.
 
     A division by zero (BadData) if an owned item's order is in another state than its
     owner knew: a bug, and nothing is written.
     """
     items = [_progress_row(p) for p in sorted(progress, key=lambda p: p.item.payment_id)]
     found = await connection.execute(_RECORD, {"items": json.dumps(items)})
-    return {row.operation_id: row.update_time for row in found}
+    return {(row.operation_id, row.epoch, row.attempt): row.update_time for row in found}
 
 
 async def take_due(connection: AsyncConnection, epoch: int, most: int) -> list[Item]:
@@ -350,8 +369,10 @@ async def insert_retry(
 ) -> list[Item] | None:
     """Stores the retry and takes the payment's parked operations that nobody drives.
 
-    None if nothing was stored: it was there already, or nothing is parked.
+    None if nothing was stored: it was there already, or nothing is parked. In a transaction:
+    what it decides by must not change before it commits.
     """
+    await connection.execute(_HOLD, {"payment_id": retry.payment_id})
     rows = list(
         await connection.execute(
             _RETRY,
@@ -374,6 +395,16 @@ async def select_note(connection: AsyncConnection, retry: NewRetry) -> str | Non
         _SELECT_NOTE, {"payment_id": retry.payment_id, "retry_id": retry.retry_id}
     )
     return found.scalar_one_or_none()
+
+
+async def let_go(connection: AsyncConnection, items: Sequence[Item], epoch: int) -> set[UUID]:
+    """Gives up operations of this epoch whose orders have ended; answers which."""
+    asked = {
+        "epoch": epoch,
+        "payment_ids": [item.payment_id for item in items],
+        "operation_ids": [item.operation_id for item in items],
+    }
+    return set((await connection.execute(_LET_GO, asked)).scalars())
 
 
 async def insert_replica(connection: AsyncConnection, name: str, lease_s: float) -> int:

@@ -38,7 +38,10 @@ class Waiting:
         self._carried[payment.payment_id] = Carried(payment, create_time)
 
     def rested(self, progress: Progress, update_time: datetime) -> None:
-        """Notes that an order rests; with the last one the callers are answered."""
+        """Notes that an order rests; with the last one the callers are answered.
+
+        Or read the payment, if an order that rested earlier may have moved on since.
+        """
         payment_id = progress.item.payment_id
         carried = self._carried.get(payment_id)
         if carried is None:
@@ -49,7 +52,8 @@ class Waiting:
         carried.rested[progress.item.position] = progress
         if carried.rests():
             del self._carried[payment_id]
-            self._wake(payment_id, carried.answer(update_time))
+            known = carried.ended_but_for(progress.item.position)
+            self._wake(payment_id, carried.answer(update_time) if known else None)
 
     def lost(self, payment_id: UUID) -> None:
         """Notes that this process will not tell: the payment is asked about instead."""
@@ -64,7 +68,7 @@ class Waiting:
     async def wait(self, payment_id: UUID, timeout_s: float) -> Payment | None:
         """Returns when the payment rests, or after `timeout_s` seconds.
 
-        With the payment, if this process drove it to its rest; else it has to be read.
+        With the payment, if this process knows how it rests; else it has to be read.
         """
         if self._closing:
             return None

@@ -16,7 +16,7 @@ from sqlalchemy.ext.asyncio import AsyncConnection
 
 from mesh.batching import Stage
 from mesh.channel import open_channel
-from mesh.db import CommitUnknown, Database
+from mesh.db import CommitUnknown, Database, NotCommitted
 from payment_svc.clients import ExecutorStream
 from payment_svc.config import Settings
 from payment_svc.conveyor import Conveyor
@@ -51,6 +51,7 @@ class Replica:
         self._channel: grpc.aio.Channel | None = None
         self._open = True
         self._commits: set[asyncio.Task[None]] = set()
+        self._refuses: dict[str, int] = {}
 
     def _part(self, kind: type[T]) -> T:
         for work in self.wired.background:
@@ -150,6 +151,42 @@ class Replica:
             raise CommitUnknown(called, OSError("lost by the test"))
 
         self.database.commit = losing  # type: ignore[method-assign, assignment]
+
+    def refuse(self, name: str, times: int = 1) -> None:
+        """The next commits of this name find no database."""
+        if not self._refuses:
+            commit = self.database.commit
+
+            async def refusing(
+                called: str,
+                work: Callable[[AsyncConnection], Awaitable[T]],
+                *,
+                one_write: bool = False,
+            ) -> T:
+                if self._refuses.get(called):
+                    self._refuses[called] -= 1
+                    raise NotCommitted(called, OSError("refused by the test"))
+                return await commit(called, work, one_write=one_write)
+
+            self.database.commit = refusing  # type: ignore[method-assign, assignment]
+        self._refuses[name] = times
+
+    def hang(self, name: str) -> None:
+        """The next commits of this name are stored, and their answers never come."""
+        commit = self.database.commit
+
+        async def hanging(
+            called: str,
+            work: Callable[[AsyncConnection], Awaitable[T]],
+            *,
+            one_write: bool = False,
+        ) -> T:
+            result = await commit(called, work, one_write=one_write)
+            if called == name:
+                await asyncio.Event().wait()
+            return result
+
+        self.database.commit = hanging  # type: ignore[method-assign, assignment]
 
     def assert_working(self) -> None:
         """Nothing that has to run for ever has ended."""

@@ -125,6 +125,22 @@ class TestStage:
             await settle()
         assert lists.seen == [[1, 2, 3, 4]]
 
+    async def test_what_is_withdrawn_is_in_no_list(self) -> None:
+        lists = Lists()
+        stage = lists.stage()
+        async with running(stage.run):
+            stage.put([1])
+            await settle()
+            stage.put([2, 3, 4])
+            await settle()
+            assert stage.withdraw(lambda item: item % 2 == 0) == [2, 4]
+            assert stage.withdraw(lambda item: item == 3) == [3]
+            lists.go.set()
+            await settle()
+            stage.put([5])
+            await settle()
+        assert (lists.seen, lists.lost) == ([[1], [5]], [])
+
     async def test_cancelled_it_finishes_what_is_under_way_and_leaves_the_rest(self) -> None:
         lists = Lists()
         stage = lists.stage()
@@ -342,6 +358,27 @@ class TestWriter:
             assert await durable == ["wrote 1"]
         assert table.rows == {1}
 
+    @pytest.mark.parametrize("failure", [DOWN, BUSY, UNKNOWN])
+    async def test_who_can_wait_keeps_nobody_waiting_however_much_it_is(
+        self, failure: CommitFailed
+    ) -> None:
+        """What is repeated fills every list: of who comes behind it nothing is ever tried."""
+        table = Table()
+        table.fail = [failure] * 1_000
+        writer = Writer("test", table.commit, max_items=3)
+        async with running(writer.run):
+            durable = [asyncio.create_task(writer.write([i], durable=True)) for i in range(3)]
+            await settle()
+            async with asyncio.timeout(1):
+                behind = [writer.write([i], durable=False) for i in range(10, 20)]
+                answers = await asyncio.gather(*behind)
+            assert {type(answer) for (answer,) in answers} <= {NotCommitted, Busy}
+            assert not any(task.done() for task in durable)
+            table.fail.clear()
+            assert await asyncio.gather(*durable) == [["wrote 0"], ["wrote 1"], ["wrote 2"]]
+            assert await writer.write([3], durable=False) == ["wrote 3"]
+        assert table.rows == {0, 1, 2, 3}
+
     @pytest.mark.parametrize(
         ("fail", "expected"),
         [
@@ -369,7 +406,9 @@ class TestWriter:
             ]
 
     @pytest.mark.parametrize("durable", [True, False])
-    async def test_a_submitter_who_goes_away_changes_nothing(self, *, durable: bool) -> None:
+    async def test_a_submitter_who_goes_away_takes_back_only_what_need_not_be_stored(
+        self, *, durable: bool
+    ) -> None:
         table = Table()
         table.go.clear()
         writer = Writer("test", table.commit)
@@ -384,7 +423,19 @@ class TestWriter:
             await settle()
             table.go.set()
             assert await other == ["wrote 3"]
-        assert table.rows == {1, 2, 3}
+        # What is being written is written; what only waits has nobody left who asks for it.
+        assert table.rows == ({1, 2, 3} if durable else {1, 3})
+
+    async def test_where_everybody_went_away_nothing_is_written(self) -> None:
+        table = Table()
+        writer = Writer("test", table.commit)
+        waiting = asyncio.create_task(writer.write([1], durable=False))
+        await settle()
+        waiting.cancel()
+        async with running(writer.run):
+            await settle()
+            assert table.lists == []
+            assert await writer.write([2], durable=False) == ["wrote 2"]
 
     async def test_a_commit_that_is_interrupted_is_unknown_and_nobody_waits_for_ever(self) -> None:
         calls = 0

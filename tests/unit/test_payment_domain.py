@@ -18,6 +18,7 @@ from mesh.errors import Reason
 from mesh.money import MAX_AMOUNT_MINOR, Money
 from payment_svc import domain
 from payment_svc.domain import (
+    ENDED_STATES,
     OPEN_STATES,
     TRANSITIONS,
     Captured,
@@ -79,6 +80,7 @@ def test_every_pair_of_state_and_result_leads_where_the_table_says(
 
 def test_a_terminal_state_is_never_left() -> None:
     assert not {state for state, _ in TRANSITIONS} & TERMINAL
+    assert ENDED_STATES == TERMINAL
 
 
 def test_what_was_captured_never_becomes_unknown_or_declined() -> None:

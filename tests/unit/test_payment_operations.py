@@ -54,7 +54,7 @@ def play_write(
     return play(
         monkeypatch,
         record=lambda progress: {
-            p.item.operation_id: NOW for p in progress if any(p is other for other in owned)
+            p.item.trip: NOW for p in progress if any(p is other for other in owned)
         },
         insert_payments=lambda payments, _: {
             p.payment_id: NOW for p in payments if p.payment_id not in known
@@ -354,13 +354,14 @@ async def test_a_list_keeps_its_order(monkeypatch: pytest.MonkeyPatch, fake: Fak
 async def test_what_writes_by_one_statement_is_no_transaction_of_several(
     monkeypatch: pytest.MonkeyPatch, fake: FakeDatabase
 ) -> None:
-    play(monkeypatch, insert_replica=3, renew=True, release=None, take_unknown=[])
+    play(monkeypatch, insert_replica=3, renew=True, release=None, take_unknown=[], let_go=set())
     play(monkeypatch, "store_reconciliation", mark_registered=None)
     play(monkeypatch, "store_check", put_back={UUID(int=1)})
     assert await operations.open_epoch(fake.database, "r1", 10.0) == 3
     assert await operations.renew_epoch(fake.database, 3, 10.0) is True
     await operations.release_epoch(fake.database, 3)
     assert await operations.take_unknown(fake.database, [], 3) == []
+    assert await operations.let_go(fake.database, [], 3) == set()
     await operations.registered(fake.database, [])
     assert await operations.put_back(fake.database, []) == {UUID(int=1)}
     assert fake.commits == [
@@ -368,6 +369,7 @@ async def test_what_writes_by_one_statement_is_no_transaction_of_several(
         ("payment.renew_epoch", True),
         ("payment.release_epoch", True),
         ("payment.take_unknown", True),
+        ("payment.let_go", True),
         ("payment.registered", True),
         ("payment.put_back", True),
     ]

@@ -17,7 +17,7 @@ from mesh.batching import Writer
 from mesh.clock import utc_now
 from mesh.db import CommitUnknown
 from mesh.errors import MeshError
-from payment_svc import clients, operations, store, store_attention, store_reconciliation
+from payment_svc import clients, operations, recovery, store, store_attention, store_reconciliation
 from payment_svc.carried import Carried
 from payment_svc.clients import Applied, Capture, WalletClient
 from payment_svc.conveyor import Conveyor
@@ -334,6 +334,7 @@ def settled_driven_again(patch: Patch) -> None:
     )
     swap(patch, store_reconciliation, "_UNKNOWN", states, orders)
     swap(patch, store, "_TAKE_UNKNOWN", states)
+    patch.setattr(recovery, "ENDED_STATES", frozenset())
 
 
 def deadlock_not_retried(patch: Patch) -> None:

@@ -11,6 +11,7 @@ import psycopg
 import pytest
 from paymesh.payment.v1 import payment_pb2
 
+from mesh import money
 from mesh.errors import Reason
 from tests.support.eventually import eventually
 from tests.support.fakes import captured, declined
@@ -124,6 +125,24 @@ async def test_another_request_under_the_key_is_refused_and_changes_nothing(worl
     assert len(world.executor.captures) == 1
 
 
+async def test_a_replay_comes_before_the_rules(
+    world: World, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """A currency that an upgrade withdrew refuses what is new, and no retry of what was taken."""
+    replica = await world.replica()
+    request = checkout(1000, 300)
+    payment = await replica.create(request)
+    monkeypatch.delitem(money._EXPONENTS, "EUR")
+    assert await replica.create(request) == payment
+    error = await error_of(replica.stub.CreatePayment(checkout(1000)))
+    assert error.reason is Reason.UNKNOWN_CURRENCY
+    request.orders[0].amount.amount_minor = 1001
+    error = await error_of(replica.stub.CreatePayment(request))
+    assert error.reason is Reason.REQUEST_ID_REUSED
+    assert world.rows("SELECT count(*) FROM payment") == [(1,)]
+    assert len(world.executor.captures) == 2
+
+
 async def test_a_caller_in_a_hurry_is_told_processing_and_the_payment_goes_on(
     world: World,
 ) -> None:
@@ -227,6 +246,32 @@ async def test_a_deadline_shorter_than_the_accept_leaves_it_open(world: World) -
     assert states_of(payment) == [SUCCEEDED]
     assert world.rows("SELECT count(*) FROM payment") == [(1,)]
     assert set(world.executor.asked.values()) == {1}
+    await world.quiet()
+
+
+async def test_repetitions_in_a_hurry_leave_nothing_behind(world: World) -> None:
+    """However often a request is sent while its accept is under way, it is one accept."""
+    replica = await world.replica()
+    request, other = checkout(1000), checkout(1000)
+    other.request_id = request.request_id
+    other.buyer_id = "another"
+    with locked(world, "payment"):
+        first = asyncio.create_task(error_of(replica.stub.CreatePayment(request, timeout=0.3)))
+        await eventually(lambda: bool(replica.intake._accepting))
+        errors = await asyncio.gather(
+            first,
+            *(
+                error_of(replica.stub.CreatePayment(each, timeout=0.3))
+                for each in [*[request] * 20, other]
+            ),
+        )
+        assert {error.reason for error in errors} == {Reason.OUTCOME_UNKNOWN}
+        assert len(replica.intake._accepting) == 2
+    assert states_of(await replica.create(request)) == [SUCCEEDED]
+    error = await error_of(replica.stub.CreatePayment(other))
+    assert error.reason is Reason.REQUEST_ID_REUSED
+    assert not replica.intake._accepting
+    assert not replica.intake._joinable
     await world.quiet()
 
 

@@ -62,6 +62,35 @@ async def test_what_is_under_way_outlives_the_database(world: World) -> None:
     await world.quiet()
 
 
+async def test_who_comes_behind_much_that_must_be_written_is_refused_at_once(
+    world: World,
+) -> None:
+    replica = await world.replica()
+    replica.intake._writer._stage._max_items = 2
+    gates = [asyncio.Event() for _ in range(4)]
+    for number, gate in enumerate(gates):
+        world.executor.on(700 + number, gate=gate)
+    requests = [checkout(700 + number) for number in range(len(gates))]
+    calls = [asyncio.create_task(replica.create(r, timeout_s=20)) for r in requests]
+    await eventually(lambda: world.executor.asked.total() == len(gates))
+    world.take_database_away()
+    for number, gate in enumerate(gates):
+        gate.set()
+        await eventually(lambda n=number: len(world.ledger.rows) == n + 1)  # type: ignore[misc]
+    started = time.monotonic()
+    errors = await asyncio.gather(
+        *(error_of(replica.stub.CreatePayment(checkout(5), timeout=10)) for _ in range(8))
+    )
+    assert {error.reason for error in errors} == {Reason.DEPENDENCY_DOWN}
+    assert time.monotonic() - started < 4
+    world.bring_database_back()
+    for payment in await asyncio.gather(*calls):
+        assert states_of(payment) == [SUCCEEDED]
+        world.assert_booked(payment)
+    assert world.rows("SELECT count(*) FROM payment") == [(len(gates),)]
+    await world.quiet()
+
+
 async def test_a_database_that_takes_no_writes_loses_nothing(world: World) -> None:
     """As after a fail-over, when the old address leads to a standby."""
     replica = await world.replica()

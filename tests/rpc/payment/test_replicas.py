@@ -12,7 +12,7 @@ from mesh.db import Database
 from mesh.errors import MeshError, Reason
 from payment_svc import operations
 from tests.support.eventually import eventually
-from tests.support.fakes import captured, declined, unknown
+from tests.support.fakes import Step, captured, declined, parked, pending, unknown
 from tests.support.payment_replica import State, states_of
 from tests.support.payment_world import World, checkout
 from tests.support.payments import new_order, new_payment
@@ -66,6 +66,25 @@ async def test_callers_are_answered_when_another_replica_ends_what_theirs_began(
     world.wallet.fail = None
     await two.until(request, SUCCEEDED)
     assert states_of(await asyncio.wait_for(call, 2)) == [SUCCEEDED]
+    one.wake()
+    await world.quiet()
+
+
+@pytest.mark.parametrize("first", [unknown, pending, parked(poll=True)])
+async def test_callers_are_told_what_another_replica_ended_before_theirs_did(
+    world: World, first: Step
+) -> None:
+    """A state that somebody was told is not taken back by an answer from memory."""
+    one, two = await world.replica(), await world.replica()
+    await one.fall_asleep()
+    gate = asyncio.Event()
+    world.executor.on(60, first, captured)
+    world.executor.on(SLOW, gate=gate)
+    request = checkout(60, SLOW)
+    call = asyncio.create_task(one.create(request))
+    await two.until(request, SUCCEEDED, PROCESSING)
+    gate.set()
+    assert states_of(await asyncio.wait_for(call, 2)) == [SUCCEEDED, SUCCEEDED]
     one.wake()
     await world.quiet()
 

@@ -180,6 +180,22 @@ async def test_a_retry_whose_answer_was_lost_is_driven_all_the_same(world: World
     assert list(world.executor.asked.values()) == [2]
 
 
+async def test_a_retry_whose_caller_leaves_during_its_commit_is_driven_at_once(
+    world: World,
+) -> None:
+    """With a lease of a minute, whose audit would find it too late."""
+    replica = await world.replica()
+    world.executor.on(ODD, parked(poll=False), captured)
+    payment = await replica.create(request := checkout(ODD))
+    replica.hang("payment.retry")
+    call = asyncio.ensure_future(replica.retry(payment))
+    await eventually(lambda: world.rows("SELECT restart FROM operation") == [(True,)])
+    call.cancel()
+    await replica.until(request, SUCCEEDED, timeout_s=3)
+    assert list(world.executor.asked.values()) == [2]
+    await world.quiet()
+
+
 async def test_what_is_still_unknown_stays_parked_and_goes_on(world: World) -> None:
     replica = await world.replica()
     world.executor.on(ODD, parked(poll=False), unknown, captured)
@@ -188,3 +204,30 @@ async def test_what_is_still_unknown_stays_parked_and_goes_on(world: World) -> N
     retried = await replica.retry(payment)
     assert states_of(retried) in ([PARKED], [SUCCEEDED])
     await replica.until(request, SUCCEEDED)
+
+
+@pytest.mark.parametrize("how", ["due", "of the dead", "its own"])
+@pytest.mark.parametrize(("amount", "end"), [(ODD, DECLINED), (100, SUCCEEDED)])
+async def test_what_has_ended_is_let_go_of_and_not_driven(
+    world: World, how: str, amount: int, end: State.ValueType
+) -> None:
+    """As a retry of an earlier release could leave it, and nothing else is held up by it."""
+    replica = await world.replica(lease_ms=1_000)
+    world.executor.on(ODD, declined)
+    await replica.create(request := checkout(amount))
+    world.inside("INSERT INTO replica (name, lease_until, dead) VALUES ('gone', now(), true)")
+    world.inside(
+        {
+            "due": "UPDATE operation SET next_attempt_time = now(), restart = true",
+            "of the dead": "UPDATE operation SET restart = true,"
+            " epoch = (SELECT epoch FROM replica WHERE name = 'gone')",
+            "its own": f"UPDATE operation SET restart = true, epoch = {replica.wired.lease.epoch}",
+        }[how]
+    )
+    rests = [(None, None, False)]
+    held = "SELECT epoch, next_attempt_time, restart FROM operation"
+    await eventually(lambda: world.rows(held) == rests, 3)
+    assert states_of(await replica.get(request.request_id)) == [end]
+    assert list(world.executor.asked.values()) == [1]
+    assert states_of(await replica.create(checkout(101))) == [SUCCEEDED]
+    await world.quiet()

@@ -6,7 +6,9 @@ import asyncio
 from pathlib import Path
 
 import pytest
+from paymesh.payment.v1.payment_service_pb2_grpc import PaymentServiceStub
 
+from mesh.channel import open_channel
 from mesh.errors import Reason
 from mesh.migrations import provision
 from payment_svc.intake import Intake
@@ -59,6 +61,38 @@ async def test_an_accept_that_is_seen_long_after_its_answer_was_lost(world: Worl
     error = await error_of(replica.stub.CreatePayment(request))
     assert error.reason is Reason.OUTCOME_UNKNOWN
     world.assert_booked(await replica.until(request, SUCCEEDED, timeout_s=4))
+    await world.quiet()
+
+
+async def test_a_refusal_says_nothing_of_an_earlier_call(world: World) -> None:
+    replica = await world.replica()
+    request = checkout(1000)
+    replica.lose_answers("payment.write", 2)
+    error = await error_of(replica.stub.CreatePayment(request))
+    assert error.reason is Reason.OUTCOME_UNKNOWN
+    assert world.rows("SELECT count(*) FROM payment") == [(1,)]
+    replica.refuse("payment.write")
+    error = await error_of(replica.stub.CreatePayment(request))
+    assert error.reason is Reason.DEPENDENCY_DOWN
+    assert "this call accepted nothing" in error.message
+    assert "of an earlier one with this request_id it says nothing" in error.message
+    assert states_of(await replica.create(request)) == [SUCCEEDED]
+    await world.quiet()
+
+
+async def test_a_call_that_grpc_repeated_is_not_told_that_nothing_was_accepted(
+    world: World,
+) -> None:
+    """The first attempt's answer is lost with it, and may have been another."""
+    replica = await world.replica()
+    request = checkout(1000)
+    replica.refuse("payment.write", 20)
+    async with open_channel(f"127.0.0.1:{replica.wired.server.port}") as retrying:
+        error = await error_of(PaymentServiceStub(retrying).CreatePayment(request))
+        assert error.reason is Reason.OUTCOME_UNKNOWN
+        replica.refuse("payment.write", 0)
+        response = await PaymentServiceStub(retrying).CreatePayment(request)
+    assert states_of(response.payment) == [SUCCEEDED]
     await world.quiet()
 
 

@@ -22,8 +22,8 @@ from sqlalchemy import TextClause, make_url, text
 from sqlalchemy.ext.asyncio import AsyncConnection
 
 from mesh.db import Database
-from payment_svc import operations, store, store_check, store_reconciliation
-from payment_svc.domain import OrderState, items_of
+from payment_svc import operations, store, store_check, store_reads, store_reconciliation
+from payment_svc.domain import OrderState, PaymentState, items_of
 from tests.support.payments import new_order, new_payment, progress
 from tests.support.postgres import PostgresServer
 
@@ -152,6 +152,32 @@ async def test_a_check_walks_by_the_indexes_and_reads_by_key(
         assert all(index in plan for index in wanted), plan
         assert "Seq Scan" not in plan
         assert "operation_owned" not in plan
+
+
+@pytest.mark.parametrize(
+    ("state", "wanted"),
+    [
+        (PaymentState.PROCESSING, ["operation_owned", "operation_due"]),
+        (PaymentState.NEEDS_ATTENTION, ["payment_order_parked"]),
+    ],
+)
+async def test_lists_of_what_is_under_way_or_parked_walk_by_what_there_is_of_it(
+    database: Database, quiet: str, state: PaymentState, wanted: list[str]
+) -> None:
+    filters = {"state": state.value, "create_time_from": datetime(2026, 1, 1, tzinfo=UTC)}
+    statement = store_reads._list_statement(filters)
+    plan = await database.read(
+        "plan",
+        partial(
+            _explained,
+            statement=f"EXPLAIN {statement.text}",
+            values={**filters, "limit": 51},
+        ),
+    )
+    assert all(index in plan for index in wanted), plan
+    assert "payment_pkey" in plan, plan
+    assert "Seq Scan" not in plan
+    assert "payment_newest" not in plan
 
 
 async def _explained(connection: AsyncConnection, *, statement: str, values: dict[str, Any]) -> str:

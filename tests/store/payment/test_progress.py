@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import asyncio
+from dataclasses import replace
 from itertools import combinations_with_replacement
 from uuid import UUID
 
@@ -10,11 +11,20 @@ import pytest
 
 from mesh.db import BadData, Database
 from payment_svc import operations
-from payment_svc.domain import Item, NewPayment, OrderState, PaymentState, items_of, payment_state
+from payment_svc.domain import (
+    Item,
+    NewPayment,
+    OperationState,
+    OrderState,
+    PaymentState,
+    items_of,
+    payment_state,
+)
 from payment_svc.operations import Recorded
 from tests.support.payments import new_order, new_payment, progress
 
 S = OrderState
+FAILED = OperationState.FAILED
 
 
 async def accepted(database: Database, orders: int = 1, epoch: int = 1) -> list[Item]:
@@ -56,6 +66,27 @@ async def test_progress_of_another_epoch_is_not_written(database: Database) -> N
     item.epoch = 6
     assert await owned(database, progress(item, S.DECLINED)) == [False]
     assert await state_of(database, item.payment_id) is PaymentState.PROCESSING
+
+
+@pytest.mark.parametrize("order", [1, -1])
+async def test_of_two_trips_of_an_operation_in_one_list_only_the_owners_is_written(
+    database: Database, order: int
+) -> None:
+    """A sleeper that got its item back: the trip of its lost epoch ends beside the new one."""
+    (item,) = await accepted(database, epoch=6)
+    late, ours = replace(item, epoch=5), replace(item)
+    trips = [progress(late, S.DECLINED, operation_state=FAILED), progress(ours, S.SUCCEEDED)]
+    assert await owned(database, *trips[::order]) == [False, True][::order]
+    assert await state_of(database, item.payment_id) is PaymentState.SUCCEEDED
+
+
+async def test_of_two_attempts_in_one_list_only_the_last_is_written(database: Database) -> None:
+    mine = await operations.open_epoch(database, "test", 60)
+    (first,) = await accepted(database, epoch=mine)
+    assert await owned(database, progress(first, S.UNKNOWN, retry_after_s=0.0)) == [True]
+    (second,) = (await operations.take(database, mine, 10)).items
+    late = progress(first, S.UNKNOWN, retry_after_s=0.0)
+    assert await owned(database, late, progress(second, S.SUCCEEDED)) == [False, True]
 
 
 async def test_an_owner_that_is_wrong_about_the_state_writes_nothing(database: Database) -> None:
