@@ -27,6 +27,8 @@ LOOK_BACK = timedelta(days=45)
 # at what the run before it may not have seen.
 OVERLAP = timedelta(days=1)
 NEAR_BUSINESS_DAYS = 3
+# So far back a run looks for days that were left out or corrected, which it does first.
+CATCH_UP = LOOK_BACK
 
 
 class SettlementFiles(Protocol):
@@ -44,12 +46,20 @@ async def late_days(database: Database, name: str, day: date) -> list[date]:
     )
 
 
+async def days_behind(database: Database, name: str, day: date) -> list[date]:
+    """Days before this one that are not reconciled as their files are now, the oldest first."""
+    return await database.read(
+        "ledger.days_behind",
+        lambda connection: store_run.read_days_behind(connection, name, day, CATCH_UP.days),
+    )
+
+
 async def missing_days(database: Database, name: str, source: Source, day: date) -> list[date]:
     """The days that should have a file and have none, since the last one that has one."""
     around = await database.read(
         "ledger.around", lambda connection: store_run.read_around(connection, name, day)
     )
-    return _missing(source, around.file_day, day)
+    return [one for one in _missing(source, around.file_day, day) if day - one <= CATCH_UP]
 
 
 async def has_files(database: Database, name: str, day: date) -> bool:

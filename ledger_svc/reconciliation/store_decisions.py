@@ -37,11 +37,6 @@ INSERT INTO day_close (run_id, caller, request_id, source, settlement_date, acto
 VALUES (:run_id, :caller, :request_id, :source, :settlement_date, :actor)
 ON CONFLICT (run_id) DO NOTHING
 """)
-_LATEST_RUN = text("""
-SELECT run_id FROM reconciliation_run
-WHERE source = :source AND settlement_date = :settlement_date
-ORDER BY version DESC LIMIT 1
-""")
 # What waits for time alone does not hold up its day.
 _WAITING = text(f"""
 SELECT count(*) FROM settlement_break
@@ -92,12 +87,6 @@ async def read_close(
 async def put_close(connection: AsyncConnection, close: Close, run_id: UUID) -> None:
     """Closes the day with this run; one that is closed stays as it is."""
     await connection.execute(_PUT_CLOSE, {**close._asdict(), "run_id": run_id})
-
-
-async def read_latest_run(connection: AsyncConnection, source: str, day: date) -> UUID | None:
-    """The version of the day that counts, None if it was never reconciled."""
-    rows = await connection.execute(_LATEST_RUN, {"source": source, "settlement_date": day})
-    return rows.scalar_one_or_none()
 
 
 async def count_waiting(connection: AsyncConnection, source: str, day: date) -> int:
