@@ -91,7 +91,7 @@ async def reconcile(database: Database, name: str, source: Source, day: date) ->
         given = _parameters(name, source, day, around)
         is_bank = source.kind == "bank"
         inputs = await store_inputs.begin(connection, files, given, is_bank=is_bank)
-        run_id = ids.reconciliation_run_id(
+        depends_on = (
             name,
             day.isoformat(),
             ",".join(file_id.hex for file_id in inputs.files),
@@ -106,11 +106,19 @@ async def reconcile(database: Database, name: str, source: Source, day: date) ->
             str(given["missing_day"]),
             source.model_dump_json(),
         )
-        found = await store_run.read_runs(connection, [run_id])
-        if run_id not in found:
-            await store_run.run(connection, inputs, {**given, "run_id": run_id}, is_bank=is_bank)
-            found = await store_run.read_runs(connection, [run_id])
-        return found[run_id]
+        # Only the latest version counts: what was so before it, and is so again, is a new one.
+        latest = await store_run.read_latest(connection, name, day)
+        if latest is not None and latest.run_id in {
+            ids.reconciliation_run_id(*depends_on, str(latest.version)),
+            # Of runs that are older than the version in the id.
+            ids.reconciliation_run_id(*depends_on),
+        }:
+            return latest
+        version = 1 if latest is None else latest.version + 1
+        run_id = ids.reconciliation_run_id(*depends_on, str(version))
+        given |= {"run_id": run_id, "version": version}
+        await store_run.run(connection, inputs, given, is_bank=is_bank)
+        return (await store_run.read_runs(connection, [run_id]))[run_id]
 
     # By itself: the locks that it takes must not be kept while the run goes on.
     await database.read("ledger.analyze", store_run.analyze)

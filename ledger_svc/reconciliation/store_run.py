@@ -129,10 +129,10 @@ ORDER BY b.settlement_date
 _INSERT_RUN = text("""
 INSERT INTO reconciliation_run (
   run_id, source, settlement_date, version, state, cut_off_time, files, lines, matched
+) VALUES (
+  :run_id, :source, :day, :version, :state, cast(:cut_off_time AS timestamptz),
+  cast(:files AS uuid[]), :lines, 0
 )
-SELECT :run_id, :source, :day, coalesce(max(version), 0) + 1, :state,
-       cast(:cut_off_time AS timestamptz), cast(:files AS uuid[]), :lines, 0
-FROM reconciliation_run WHERE source = :source AND settlement_date = :day
 """)
 
 _FINISH_RUN = f"""

@@ -5,19 +5,26 @@ from __future__ import annotations
 import asyncio
 import uuid
 
+import pytest
 from paymesh.reconciliation.v1 import reconciliation_service_pb2 as pb
 
+from ledger_svc.config import Settings
+from ledger_svc.main import wire
+from ledger_svc.reconciliation.sources import Source
+from mesh import ids
 from mesh.errors import Code, Reason
 from tests.rpc.reconciliation.conftest import Adapter
 from tests.rpc.reconciliation.test_decide import close
+from tests.support.ports import free_port
 from tests.support.reconciliation import DAY, DayFile, ingest, reference
 from tests.support.reconciliation_world import (
+    FEES,
     SUSPENSE,
     World,
     class_of,
     counts,
 )
-from tests.support.serving import error_of
+from tests.support.serving import error_of, serving
 
 
 async def versions(world: World) -> list[tuple[str, int, int]]:
@@ -189,6 +196,45 @@ async def test_ten_at_once_are_one(world: World) -> None:
     ).fetchone()
     assert versions == (1,)
     await world.assert_sums_to_zero()
+
+
+async def test_settings_that_come_back_are_a_new_version_again(
+    databases: dict[str, str], world: World
+) -> None:
+    strict = Source(kind="psp", accounts=frozenset({"acct-1"}))
+    lenient = strict.model_copy(update={"fee_tolerance_minor": 2})
+    cells = await world.capture(500, 5)
+    await ingest(world.reconciliation, DayFile().line(500, 7, **cells).content(), world.source)
+    runs = []
+    for source in (strict, lenient, strict, strict):
+        settings = Settings(
+            port=free_port(),
+            database_url=databases["ledger"],
+            drain_s=0,
+            sources={world.source: source},
+        )
+        async with serving(wire, settings) as channel:
+            runs.append(await World(world.source, channel, world.sql).run())
+            if source is lenient:
+                assert await world.balance(FEES) == 7
+    assert [run.version for run in runs] == [1, 2, 3, 3]
+    assert len({run.run_id for run in runs}) == 3
+    assert [run.balances[0].breaks_minor for run in runs] == [-2, 0, -2, -2]
+    # What the second booked is reversed.
+    assert world.booked() == 2
+    assert await world.balance(FEES) == 5
+    [found] = await world.breaks(runs[-1])
+    assert (found.state, found.booked_journal_id) == (pb.BREAK_STATE_OPEN, "")
+
+
+async def test_a_run_of_before_the_version_was_in_the_id_is_the_same_again(
+    world: World, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    now = ids.reconciliation_run_id
+    with monkeypatch.context() as before:
+        before.setattr(ids, "reconciliation_run_id", lambda *told: now(*told[:-1]))
+        old = await world.day(DayFile().line(100, psp_reference=reference()))
+    assert await world.run() == old
 
 
 async def test_several_currencies_are_proved_apart(world: World) -> None:
