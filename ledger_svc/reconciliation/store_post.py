@@ -34,12 +34,26 @@ EXISTS (
     {which}
 )
 """
-APPROVE = text(f"""
+_APPROVE = text(f"""
 UPDATE run_finding AS f SET is_posted = true
 WHERE f.run_id = :run_id AND NOT f.is_posted AND f.amount_minor <> 0
   AND f.class NOT IN ({C.CHAIN_BROKEN}, {C.PAYOUT_DIFFERS})
   AND {_DECIDED.format(which=f"AND r.resolution = {Resolution.POST}")}
 """)
+
+# What was accepted while nothing was posted for it: no rule posts it later, whatever it becomes.
+# What was accepted as it was posted stays wanted.
+_KEEP_ACCEPTED = text(f"""
+UPDATE run_finding AS f SET is_posted = false
+WHERE f.run_id = :run_id AND f.is_posted
+  AND {_DECIDED.format(which=f"AND r.resolution = {Resolution.ACCEPT}")}
+  AND NOT EXISTS (
+    SELECT FROM settlement_booking AS b
+    WHERE b.subject_id = f.subject_id
+      AND (b.amount_minor, b.currency) = (f.amount_minor, f.currency)
+  )
+""")
+DECIDED = (_APPROVE, _KEEP_ACCEPTED)
 
 # What stands and is no longer wanted so: the line was corrected, the capture came, the
 # difference has another amount. What was missing in the files is gone when it is matched.

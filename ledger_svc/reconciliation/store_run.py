@@ -294,7 +294,7 @@ async def run(
     for statement in (
         *(_BANK if is_bank else _PSP),
         *([] if day["missing_day"] is None else [store_findings.MISSING_DAY]),
-        store_post.APPROVE,
+        *store_post.DECIDED,
         store_post.REVERSE,
         store_post.POST,
         balances,
@@ -303,6 +303,7 @@ async def run(
     if (await connection.execute(_DIFFERS, day)).first() is not None:
         for statement in (
             store_findings.CLOSING,
+            *store_post.DECIDED,
             store_post.POST,
             store_post.FORGET_BALANCES,
             balances,

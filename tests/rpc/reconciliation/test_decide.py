@@ -11,7 +11,7 @@ from paymesh.reconciliation.v1 import reconciliation_service_pb2 as pb
 
 from mesh.errors import Code, Reason
 from tests.support.reconciliation import DAY, DayFile, reference
-from tests.support.reconciliation_world import RECEIVABLE, SUSPENSE, World
+from tests.support.reconciliation_world import RECEIVABLE, SUSPENSE, World, class_of
 from tests.support.serving import error_of
 
 POST, ACCEPT = pb.RESOLUTION_POST, pb.RESOLUTION_ACCEPT
@@ -79,6 +79,45 @@ async def test_what_is_accepted_stays_as_it_is(world: World) -> None:
     assert (again.version, again.state) == (2, pb.RUN_STATE_EXPLAINED)
     [same] = await world.breaks(again)
     assert same.state == pb.BREAK_STATE_RESOLVED
+
+
+def in_days(world: World, count: int) -> str:
+    """The day so many days from now on."""
+    rows = world.sql.execute(
+        "SELECT (paymesh_now() AT TIME ZONE 'UTC')::date + %s", [count]
+    ).fetchall()
+    return str(rows[0][0])
+
+
+async def test_what_is_accepted_before_it_is_posted_is_not_posted_later(world: World) -> None:
+    await world.capture(500)
+    today, later = in_days(world, 0), in_days(world, 3)
+    [timing] = await world.breaks(await world.day(DayFile(day=today), today))
+    assert class_of(timing) == pb.BREAK_CLASS_TIMING
+    await resolve(world, decision(timing.break_id, ACCEPT))
+    run = await world.day(DayFile(day=later), later)
+    # It has become another class, of those that post by themselves.
+    [found] = await world.breaks(run)
+    assert (found.break_id, class_of(found)) == (timing.break_id, pb.BREAK_CLASS_NEVER_SETTLED)
+    assert (found.state, found.booked_journal_id) == (pb.BREAK_STATE_RESOLVED, "")
+    assert world.booked() == 0
+    assert await world.balance(RECEIVABLE) == 500
+
+
+async def test_what_was_accepted_as_it_was_posted_is_posted_again_when_it_comes_back(
+    world: World,
+) -> None:
+    strange = reference()
+    run = await world.day(DayFile().line(100, psp_reference=strange))
+    [found] = await world.breaks(run)
+    await resolve(world, decision(found.break_id, ACCEPT))
+    await world.day(DayFile(revision=1).line(120, psp_reference=strange))
+    assert await world.balance(SUSPENSE) == 120
+    again = await world.day(DayFile(revision=2).line(100, psp_reference=strange))
+    [same] = await world.breaks(again)
+    assert (same.break_id, same.state) == (found.break_id, pb.BREAK_STATE_RESOLVED)
+    assert same.booked_journal_id
+    assert await world.balance(SUSPENSE) == 100
 
 
 async def test_a_difference_of_another_amount_is_asked_anew(world: World) -> None:
