@@ -136,8 +136,18 @@ WITH wanted AS (
 
 _FINAL = f"{C.FEE_DIFFERS}, {C.FX_DIFFERENCE}, {C.CLOSING_DIFFERS}"
 
-# Posted to suspense is not resolved; posted to where it belongs is. What an operator
-# resolved stays so while it is the same difference.
+# What a run finds is posted if the run wants it so; a capture, which is no day's, also if an
+# earlier run did.
+_STANDS = """
+(
+  f.is_posted OR f.on_ledger_side AND EXISTS (
+    SELECT FROM settlement_booking AS k
+    WHERE k.subject_id = f.subject_id AND k.reversal_id IS NULL
+  )
+)
+"""
+# Posted to suspense is not resolved, whoever posted it; posted to where it belongs is. What an
+# operator resolved stays so while it is the same difference.
 PUT_BREAKS = text(f"""
 INSERT INTO settlement_break AS b (
   break_id, source, settlement_date, class, state, on_ledger_side, last_run_id, base_kind,
@@ -146,8 +156,11 @@ INSERT INTO settlement_break AS b (
 )
 SELECT subject_id, :source, :day, class,
        CASE
-         WHEN {_DECIDED.format(which="")} THEN {S.RESOLVED}
+         WHEN {_DECIDED.format(which=f"AND r.resolution = {Resolution.ACCEPT}")}
+           THEN {S.RESOLVED}
+         WHEN {_STANDS} AND counter_kind = {AccountKind.SUSPENSE} THEN {S.POSTED}
          WHEN is_posted AND class IN ({_FINAL}) THEN {S.RESOLVED}
+         WHEN {_DECIDED.format(which="")} THEN {S.RESOLVED}
          WHEN is_posted THEN {S.POSTED}
          WHEN class = {C.AMBIGUOUS} THEN {S.SUGGESTED}
          ELSE {S.OPEN}
