@@ -236,6 +236,20 @@ async def test_a_day_is_closed_and_a_late_file_opens_it_again(world: World) -> N
     assert (await close(world)).run_id == reopened.run_id
 
 
+async def test_a_wish_that_met_a_closed_day_closes_no_later_version(world: World) -> None:
+    await world.day(DayFile())
+    closed = await close(world)
+    request_id = uuid.uuid4().hex
+    assert await close(world, request_id=request_id, actor="bea") == closed
+    reused = await error_of(close(world, request_id=request_id, actor="ada"))
+    assert (reused.reason, reused.metadata) == (Reason.REQUEST_ID_REUSED, {"fields": "actor"})
+
+    await world.day(DayFile(statement="late"))
+    assert await close(world, request_id=request_id, actor="bea") == closed
+    latest = await world.run()
+    assert (latest.version, latest.close_actor) == (2, "")
+
+
 async def test_a_day_with_breaks_that_wait_is_not_closed(world: World) -> None:
     found = await waiting(world)
     error = await error_of(close(world))
