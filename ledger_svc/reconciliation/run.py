@@ -11,7 +11,7 @@ from zoneinfo import ZoneInfo
 import structlog
 from sqlalchemy.ext.asyncio import AsyncConnection
 
-from ledger_svc.reconciliation import store_files, store_inputs, store_run
+from ledger_svc.reconciliation import store_catch_up, store_files, store_inputs, store_run
 from ledger_svc.reconciliation.domain import Break, BreakFilter, Run
 from ledger_svc.reconciliation.sources import Source
 from mesh import ids
@@ -27,8 +27,8 @@ LOOK_BACK = timedelta(days=45)
 # at what the run before it may not have seen.
 OVERLAP = timedelta(days=1)
 NEAR_BUSINESS_DAYS = 3
-# So far back a run looks for days that were left out or corrected, which it does first.
-CATCH_UP = LOOK_BACK
+# So far back a run looks for days that were left out or corrected, which come first.
+CATCH_UP_DAYS = LOOK_BACK.days
 
 
 class SettlementFiles(Protocol):
@@ -50,16 +50,17 @@ async def days_behind(database: Database, name: str, day: date) -> list[date]:
     """Days before this one that are not reconciled as their files are now, the oldest first."""
     return await database.read(
         "ledger.days_behind",
-        lambda connection: store_run.read_days_behind(connection, name, day, CATCH_UP.days),
+        lambda connection: store_catch_up.read_days_behind(connection, name, day, CATCH_UP_DAYS),
     )
 
 
 async def missing_days(database: Database, name: str, source: Source, day: date) -> list[date]:
-    """The days that should have a file and have none, since the last one that has one."""
-    around = await database.read(
-        "ledger.around", lambda connection: store_run.read_around(connection, name, day)
+    """The days before this one that should have a file and have none, the oldest first."""
+    found = await database.read(
+        "ledger.missing_days",
+        lambda connection: store_catch_up.read_missing_days(connection, name, day, CATCH_UP_DAYS),
     )
-    return [one for one in _missing(source, around.file_day, day) if day - one <= CATCH_UP]
+    return [one for one in found if source.has_file(one)]
 
 
 async def has_files(database: Database, name: str, day: date) -> bool:

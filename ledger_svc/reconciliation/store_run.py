@@ -77,32 +77,6 @@ WHERE source = :source AND settlement_date = :day
 ORDER BY version DESC LIMIT 1
 """)
 
-# Days whose files are others than those that their latest run was made from. By the indexes of
-# source and day, however many years there are.
-_DAYS_BEHIND = text(f"""
-SELECT told.day
-FROM (
-  SELECT settlement_date AS day, array_agg(file_id ORDER BY file_id) AS files
-  FROM (
-    SELECT settlement_date, file_id FROM settlement_file
-    WHERE source = :source AND settlement_date >= cast(:day AS date) - cast(:days AS integer)
-      AND settlement_date < :day AND state = {FileState.INGESTED}
-    UNION
-    SELECT settlement_date, file_id FROM statement
-    WHERE source = :source AND settlement_date >= cast(:day AS date) - cast(:days AS integer)
-      AND settlement_date < :day AND is_current
-  ) AS one
-  GROUP BY settlement_date
-) AS told
-LEFT JOIN LATERAL (
-  SELECT files FROM reconciliation_run
-  WHERE source = :source AND settlement_date = told.day
-  ORDER BY version DESC LIMIT 1
-) AS r ON true
-WHERE r.files IS DISTINCT FROM told.files
-ORDER BY told.day
-""")
-
 # Days that a day before them may have completed by now; of which a line waited for its
 # capture, and the capture came; or of whose operation the register says something else.
 _LATE_DAYS = text(f"""
@@ -256,14 +230,6 @@ async def read_latest(connection: AsyncConnection, source: str, day: date) -> Ru
     rows = await connection.execute(_LATEST_RUN, {"source": source, "day": day})
     run_id = rows.scalar_one_or_none()
     return None if run_id is None else (await read_runs(connection, [run_id]))[run_id]
-
-
-async def read_days_behind(
-    connection: AsyncConnection, source: str, day: date, days: int
-) -> list[date]:
-    """Of so many days before this one those not reconciled as their files are now."""
-    rows = await connection.execute(_DAYS_BEHIND, {"source": source, "day": day, "days": days})
-    return list(rows.scalars())
 
 
 async def read_late_days(connection: AsyncConnection, source: str, day: date) -> list[date]:

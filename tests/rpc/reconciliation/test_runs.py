@@ -117,6 +117,25 @@ async def test_days_that_no_night_asked_for_are_fetched_with_the_next(
     ]  # fmt: skip
 
 
+async def test_a_day_that_was_not_ready_is_fetched_however_many_nights_later(
+    world: World, adapter: tuple[str, Adapter]
+) -> None:
+    world.source, behind = adapter
+    behind.files = {f"2026-02-0{n}": DayFile(day=f"2026-02-0{n}").content() for n in (1, 3, 4, 5)}
+    await world.run("2026-02-01")
+    for day in ("2026-02-03", "2026-02-04"):
+        await world.run(day)
+    behind.files["2026-02-02"] = DayFile(day="2026-02-02").content()
+    behind.asked.clear()
+    await world.run("2026-02-05")
+    assert [str(day) for day in behind.asked] == ["2026-02-05", "2026-02-02"]
+    assert await versions(world) == [
+        ("2026-02-01", 1, 0), ("2026-02-02", 1, 0), ("2026-02-03", 1, 0), ("2026-02-03", 2, 0),
+        ("2026-02-04", 1, 0), ("2026-02-05", 1, 0),
+    ]  # fmt: skip
+    assert [one.state for one in await world.breaks()] == [pb.BREAK_STATE_CLEARED]
+
+
 async def test_a_day_that_has_a_file_and_no_run_is_reconciled_with_the_next(
     world: World, adapter: tuple[str, Adapter]
 ) -> None:
