@@ -78,7 +78,7 @@ def settlement_file_id(source: str, settlement_date: str, sha256: str) -> UUID:
 
 
 def reconciliation_run_id(source: str, settlement_date: str, *inputs: str) -> UUID:
-    """The reconciliation of a source's day from these inputs."""
+    """The reconciliation of a source's day from these inputs, the last of which is its version."""
     return _derive("reconciliation_run", None, source, settlement_date, *inputs)
 
 

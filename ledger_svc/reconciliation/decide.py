@@ -67,25 +67,27 @@ async def close_day(database: Database, close: Close) -> Run:
         if stored is not None:
             _refuse_reuse(stored[0]._asdict(), close._asdict())
             return (await store_run.read_runs(connection, [stored[1]]))[stored[1]]
-        run_id = await store_decisions.read_latest_run(
-            connection, close.source, close.settlement_date
-        )
-        if run_id is None:
+        day = close.source, close.settlement_date
+        latest = await store_run.read_latest(connection, *day)
+        if latest is None:
             raise MeshError(Reason.RUN_NOT_FOUND, "the day was never reconciled")
-        latest = (await store_run.read_runs(connection, [run_id]))[run_id]
+        if latest.files != await store_run.read_files(connection, *day):
+            raise MeshError(
+                Reason.WRONG_STATE,
+                "the day's files are others than its latest run was made from; reconcile it first",
+                {"run_id": latest.run_id.hex},
+            )
         if latest.state not in {RunState.BALANCED, RunState.EXPLAINED}:
             raise MeshError(Reason.WRONG_STATE, f"the day is {latest.state.name}")
-        waiting = await store_decisions.count_waiting(
-            connection, close.source, close.settlement_date
-        )
+        waiting = await store_decisions.count_waiting(connection, *day)
         if waiting:
             raise MeshError(
                 Reason.WRONG_STATE,
                 f"{waiting} breaks of the day wait for an operator",
                 {"breaks": str(waiting)},
             )
-        await store_decisions.put_close(connection, close, run_id)
-        return (await store_run.read_runs(connection, [run_id]))[run_id]
+        await store_decisions.put_close(connection, close, latest.run_id)
+        return (await store_run.read_runs(connection, [latest.run_id]))[latest.run_id]
 
     return await database.commit("ledger.close_day", work)
 

@@ -11,7 +11,7 @@ from zoneinfo import ZoneInfo
 import structlog
 from sqlalchemy.ext.asyncio import AsyncConnection
 
-from ledger_svc.reconciliation import store_files, store_inputs, store_run
+from ledger_svc.reconciliation import store_catch_up, store_files, store_inputs, store_run
 from ledger_svc.reconciliation.domain import Break, BreakFilter, Run
 from ledger_svc.reconciliation.sources import Source
 from mesh import ids
@@ -27,6 +27,8 @@ LOOK_BACK = timedelta(days=45)
 # at what the run before it may not have seen.
 OVERLAP = timedelta(days=1)
 NEAR_BUSINESS_DAYS = 3
+# So far back a run looks for days that were left out or corrected, which come first.
+CATCH_UP_DAYS = LOOK_BACK.days
 
 
 class SettlementFiles(Protocol):
@@ -44,12 +46,21 @@ async def late_days(database: Database, name: str, day: date) -> list[date]:
     )
 
 
-async def missing_days(database: Database, name: str, source: Source, day: date) -> list[date]:
-    """The days that should have a file and have none, since the last one that has one."""
-    around = await database.read(
-        "ledger.around", lambda connection: store_run.read_around(connection, name, day)
+async def days_behind(database: Database, name: str, day: date) -> list[date]:
+    """Days before this one that are not reconciled as their files are now, the oldest first."""
+    return await database.read(
+        "ledger.days_behind",
+        lambda connection: store_catch_up.read_days_behind(connection, name, day, CATCH_UP_DAYS),
     )
-    return _missing(source, around.file_day, day)
+
+
+async def missing_days(database: Database, name: str, source: Source, day: date) -> list[date]:
+    """The days before this one that should have a file and have none, the oldest first."""
+    found = await database.read(
+        "ledger.missing_days",
+        lambda connection: store_catch_up.read_missing_days(connection, name, day, CATCH_UP_DAYS),
+    )
+    return [one for one in found if source.has_file(one)]
 
 
 async def has_files(database: Database, name: str, day: date) -> bool:
@@ -81,7 +92,7 @@ async def reconcile(database: Database, name: str, source: Source, day: date) ->
         given = _parameters(name, source, day, around)
         is_bank = source.kind == "bank"
         inputs = await store_inputs.begin(connection, files, given, is_bank=is_bank)
-        run_id = ids.reconciliation_run_id(
+        depends_on = (
             name,
             day.isoformat(),
             ",".join(file_id.hex for file_id in inputs.files),
@@ -96,11 +107,19 @@ async def reconcile(database: Database, name: str, source: Source, day: date) ->
             str(given["missing_day"]),
             source.model_dump_json(),
         )
-        found = await store_run.read_runs(connection, [run_id])
-        if run_id not in found:
-            await store_run.run(connection, inputs, {**given, "run_id": run_id}, is_bank=is_bank)
-            found = await store_run.read_runs(connection, [run_id])
-        return found[run_id]
+        # Only the latest version counts: what was so before it, and is so again, is a new one.
+        latest = await store_run.read_latest(connection, name, day)
+        if latest is not None and latest.run_id in {
+            ids.reconciliation_run_id(*depends_on, str(latest.version)),
+            # Of runs that are older than the version in the id.
+            ids.reconciliation_run_id(*depends_on),
+        }:
+            return latest
+        version = 1 if latest is None else latest.version + 1
+        run_id = ids.reconciliation_run_id(*depends_on, str(version))
+        given |= {"run_id": run_id, "version": version}
+        await store_run.run(connection, inputs, given, is_bank=is_bank)
+        return (await store_run.read_runs(connection, [run_id]))[run_id]
 
     # By itself: the locks that it takes must not be kept while the run goes on.
     await database.read("ledger.analyze", store_run.analyze)

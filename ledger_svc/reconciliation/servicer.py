@@ -148,17 +148,20 @@ class ReconciliationServicer(pb_grpc.ReconciliationServiceServicer):
         return pb.ReconcileResponse(run=_run(done))
 
     async def _catch_up(self, name: str, source: Source, day: date) -> None:
-        """Fetches and reconciles what a night that did not run has left out before the day."""
-        if name not in self._adapters:
-            return
-        for missing in await run.missing_days(self._database, name, source, day):
-            try:
-                await self._fetch(name, source, missing)
-            except MeshError as error:
-                if error.reason is not Reason.SETTLEMENT_FILE_MISSING:
-                    raise
-                continue  # It stays missing, and the run says so.
-            await run.reconcile(self._database, name, source, missing)
+        """Fetches and reconciles what is left to do before the day.
+
+        By a night that did not run or was killed, or for a correction that came after it.
+        """
+        if name in self._adapters:
+            for missing in await run.missing_days(self._database, name, source, day):
+                try:
+                    await self._fetch(name, source, missing)
+                except MeshError as error:
+                    if error.reason is not Reason.SETTLEMENT_FILE_MISSING:
+                        raise
+                    # It stays missing, and the run says so.
+        for behind in await run.days_behind(self._database, name, day):
+            await run.reconcile(self._database, name, source, behind)
 
     async def _fetch(self, name: str, source: Source, day: date) -> None:
         """Sees to it that a file of the day is there, if it can be had."""

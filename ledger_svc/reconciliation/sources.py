@@ -7,7 +7,7 @@ from datetime import date, datetime, time, timedelta
 from typing import Annotated, Literal
 from zoneinfo import ZoneInfo, ZoneInfoNotFoundError
 
-from pydantic import AfterValidator, BaseModel, ConfigDict, Field
+from pydantic import AfterValidator, BaseModel, ConfigDict, Field, PlainSerializer
 
 from mesh.money import MAX_AMOUNT_MINOR
 
@@ -42,7 +42,10 @@ class Source(BaseModel):
     model_config = ConfigDict(frozen=True, extra="forbid")
 
     kind: Literal["psp", "bank"]
-    accounts: frozenset[str] = frozenset()
+    # In one order in every process: a run's id is computed from the settings.
+    accounts: Annotated[frozenset[str], PlainSerializer(sorted, return_type=list[str])] = (
+        frozenset()
+    )
     zone: Annotated[str, AfterValidator(_known_zone)] = "UTC"
     cut_off: time = time()
     file_days: Literal["daily", "weekdays", "any"] = "any"

@@ -31,16 +31,23 @@ INSERT INTO break_resolution (
 _READ_CLOSE = text("""
 SELECT caller, request_id, source, settlement_date, actor, run_id
 FROM day_close WHERE caller = :caller AND request_id = :request_id
+UNION ALL
+SELECT caller, request_id, source, settlement_date, actor, run_id
+FROM day_close_repeat WHERE caller = :caller AND request_id = :request_id
+LIMIT 1
 """)
 _PUT_CLOSE = text("""
-INSERT INTO day_close (run_id, caller, request_id, source, settlement_date, actor)
-VALUES (:run_id, :caller, :request_id, :source, :settlement_date, :actor)
-ON CONFLICT (run_id) DO NOTHING
-""")
-_LATEST_RUN = text("""
-SELECT run_id FROM reconciliation_run
-WHERE source = :source AND settlement_date = :settlement_date
-ORDER BY version DESC LIMIT 1
+WITH asked AS (
+  SELECT cast(:run_id AS uuid) AS run_id, :caller AS caller, :request_id AS request_id,
+         :source AS source, cast(:settlement_date AS date) AS settlement_date, :actor AS actor
+), closed AS (
+  INSERT INTO day_close (run_id, caller, request_id, source, settlement_date, actor)
+  SELECT * FROM asked
+  ON CONFLICT (run_id) DO NOTHING
+  RETURNING run_id
+)
+INSERT INTO day_close_repeat (run_id, caller, request_id, source, settlement_date, actor)
+SELECT * FROM asked WHERE NOT EXISTS (SELECT FROM closed)
 """)
 # What waits for time alone does not hold up its day.
 _WAITING = text(f"""
@@ -79,7 +86,7 @@ async def put_decision(connection: AsyncConnection, decision: Decision, about: B
 async def read_close(
     connection: AsyncConnection, caller: str, request_id: str
 ) -> tuple[Close, UUID] | None:
-    """The wish of this key and the run that it closed, None if there is none."""
+    """The wish of this key and the run that it closed or met closed, None if there is none."""
     row = (
         await connection.execute(_READ_CLOSE, {"caller": caller, "request_id": request_id})
     ).one_or_none()
@@ -90,14 +97,8 @@ async def read_close(
 
 
 async def put_close(connection: AsyncConnection, close: Close, run_id: UUID) -> None:
-    """Closes the day with this run; one that is closed stays as it is."""
+    """Closes the day with this run; one that is closed stays as it is, and the wish is kept."""
     await connection.execute(_PUT_CLOSE, {**close._asdict(), "run_id": run_id})
-
-
-async def read_latest_run(connection: AsyncConnection, source: str, day: date) -> UUID | None:
-    """The version of the day that counts, None if it was never reconciled."""
-    rows = await connection.execute(_LATEST_RUN, {"source": source, "settlement_date": day})
-    return rows.scalar_one_or_none()
 
 
 async def count_waiting(connection: AsyncConnection, source: str, day: date) -> int:

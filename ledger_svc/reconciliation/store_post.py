@@ -34,12 +34,26 @@ EXISTS (
     {which}
 )
 """
-APPROVE = text(f"""
+_APPROVE = text(f"""
 UPDATE run_finding AS f SET is_posted = true
 WHERE f.run_id = :run_id AND NOT f.is_posted AND f.amount_minor <> 0
   AND f.class NOT IN ({C.CHAIN_BROKEN}, {C.PAYOUT_DIFFERS})
   AND {_DECIDED.format(which=f"AND r.resolution = {Resolution.POST}")}
 """)
+
+# What was accepted while nothing was posted for it: no rule posts it later, whatever it becomes.
+# What was accepted as it was posted stays wanted.
+_KEEP_ACCEPTED = text(f"""
+UPDATE run_finding AS f SET is_posted = false
+WHERE f.run_id = :run_id AND f.is_posted
+  AND {_DECIDED.format(which=f"AND r.resolution = {Resolution.ACCEPT}")}
+  AND NOT EXISTS (
+    SELECT FROM settlement_booking AS b
+    WHERE b.subject_id = f.subject_id
+      AND (b.amount_minor, b.currency) = (f.amount_minor, f.currency)
+  )
+""")
+DECIDED = (_APPROVE, _KEEP_ACCEPTED)
 
 # What stands and is no longer wanted so: the line was corrected, the capture came, the
 # difference has another amount. What was missing in the files is gone when it is matched.
@@ -122,8 +136,18 @@ WITH wanted AS (
 
 _FINAL = f"{C.FEE_DIFFERS}, {C.FX_DIFFERENCE}, {C.CLOSING_DIFFERS}"
 
-# Posted to suspense is not resolved; posted to where it belongs is. What an operator
-# resolved stays so while it is the same difference.
+# What a run finds is posted if the run wants it so; a capture, which is no day's, also if an
+# earlier run did.
+_STANDS = """
+(
+  f.is_posted OR f.on_ledger_side AND EXISTS (
+    SELECT FROM settlement_booking AS k
+    WHERE k.subject_id = f.subject_id AND k.reversal_id IS NULL
+  )
+)
+"""
+# Posted to suspense is not resolved, whoever posted it; posted to where it belongs is. What an
+# operator resolved stays so while it is the same difference.
 PUT_BREAKS = text(f"""
 INSERT INTO settlement_break AS b (
   break_id, source, settlement_date, class, state, on_ledger_side, last_run_id, base_kind,
@@ -132,8 +156,11 @@ INSERT INTO settlement_break AS b (
 )
 SELECT subject_id, :source, :day, class,
        CASE
-         WHEN {_DECIDED.format(which="")} THEN {S.RESOLVED}
+         WHEN {_DECIDED.format(which=f"AND r.resolution = {Resolution.ACCEPT}")}
+           THEN {S.RESOLVED}
+         WHEN {_STANDS} AND counter_kind = {AccountKind.SUSPENSE} THEN {S.POSTED}
          WHEN is_posted AND class IN ({_FINAL}) THEN {S.RESOLVED}
+         WHEN {_DECIDED.format(which="")} THEN {S.RESOLVED}
          WHEN is_posted THEN {S.POSTED}
          WHEN class = {C.AMBIGUOUS} THEN {S.SUGGESTED}
          ELSE {S.OPEN}

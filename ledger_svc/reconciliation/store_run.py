@@ -71,6 +71,12 @@ WHERE source = :source AND settlement_date = :day AND is_current
 ORDER BY file_id
 """)
 
+_LATEST_RUN = text("""
+SELECT run_id FROM reconciliation_run
+WHERE source = :source AND settlement_date = :day
+ORDER BY version DESC LIMIT 1
+""")
+
 # Days that a day before them may have completed by now; of which a line waited for its
 # capture, and the capture came; or of whose operation the register says something else.
 _LATE_DAYS = text(f"""
@@ -97,10 +103,10 @@ ORDER BY b.settlement_date
 _INSERT_RUN = text("""
 INSERT INTO reconciliation_run (
   run_id, source, settlement_date, version, state, cut_off_time, files, lines, matched
+) VALUES (
+  :run_id, :source, :day, :version, :state, cast(:cut_off_time AS timestamptz),
+  cast(:files AS uuid[]), :lines, 0
 )
-SELECT :run_id, :source, :day, coalesce(max(version), 0) + 1, :state,
-       cast(:cut_off_time AS timestamptz), cast(:files AS uuid[]), :lines, 0
-FROM reconciliation_run WHERE source = :source AND settlement_date = :day
 """)
 
 _FINISH_RUN = f"""
@@ -219,6 +225,13 @@ async def read_files(connection: AsyncConnection, source: str, day: date) -> tup
     return tuple(rows.scalars())
 
 
+async def read_latest(connection: AsyncConnection, source: str, day: date) -> Run | None:
+    """The version of the day that counts, None if it was never reconciled."""
+    rows = await connection.execute(_LATEST_RUN, {"source": source, "day": day})
+    run_id = rows.scalar_one_or_none()
+    return None if run_id is None else (await read_runs(connection, [run_id]))[run_id]
+
+
 async def read_late_days(connection: AsyncConnection, source: str, day: date) -> list[date]:
     """Other days that have to be reconciled again, because a capture came late."""
     rows = await connection.execute(_LATE_DAYS, {"source": source, "day": day})
@@ -247,7 +260,7 @@ async def run(
     for statement in (
         *(_BANK if is_bank else _PSP),
         *([] if day["missing_day"] is None else [store_findings.MISSING_DAY]),
-        store_post.APPROVE,
+        *store_post.DECIDED,
         store_post.REVERSE,
         store_post.POST,
         balances,
@@ -256,6 +269,7 @@ async def run(
     if (await connection.execute(_DIFFERS, day)).first() is not None:
         for statement in (
             store_findings.CLOSING,
+            *store_post.DECIDED,
             store_post.POST,
             store_post.FORGET_BALANCES,
             balances,

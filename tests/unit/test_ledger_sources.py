@@ -3,7 +3,10 @@
 from __future__ import annotations
 
 import json
+import os
 import re
+import subprocess
+import sys
 from datetime import date
 from pathlib import Path
 
@@ -20,6 +23,27 @@ def test_the_sources_of_the_document_are_taken() -> None:
     sources = TypeAdapter(Sources).validate_python(json.loads(text))
     assert set(sources) == {"psp_stub", "bank"}
     assert sources["psp_stub"].bank in sources
+
+
+def test_a_source_is_written_the_same_in_every_process() -> None:
+    """A run's id is computed from it."""
+    accounts = [f"acct-{n}" for n in range(20)]
+    program = (
+        "import sys; from ledger_svc.reconciliation.sources import Source; "
+        "print(Source(kind='psp', accounts=frozenset(sys.argv[1:])).model_dump_json())"
+    )
+    written = {
+        subprocess.run(
+            [sys.executable, "-c", program, *accounts],
+            env=os.environ | {"PYTHONHASHSEED": seed},
+            check=True,
+            capture_output=True,
+            text=True,
+        ).stdout
+        for seed in ("1", "2")
+    }
+    [one] = written
+    assert json.loads(one)["accounts"] == sorted(accounts)
 
 
 @pytest.mark.parametrize(

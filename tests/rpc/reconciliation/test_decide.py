@@ -11,7 +11,14 @@ from paymesh.reconciliation.v1 import reconciliation_service_pb2 as pb
 
 from mesh.errors import Code, Reason
 from tests.support.reconciliation import DAY, DayFile, reference
-from tests.support.reconciliation_world import RECEIVABLE, SUSPENSE, World
+from tests.support.reconciliation_world import (
+    FEES,
+    RECEIVABLE,
+    SUSPENSE,
+    World,
+    charge_cells,
+    class_of,
+)
 from tests.support.serving import error_of
 
 POST, ACCEPT = pb.RESOLUTION_POST, pb.RESOLUTION_ACCEPT
@@ -53,7 +60,8 @@ async def test_a_proposal_that_is_approved_is_posted_once(world: World) -> None:
     found = await waiting(world)
     request = decision(found.break_id, POST)
     resolved = await resolve(world, request)
-    assert resolved.state == pb.BREAK_STATE_RESOLVED
+    # In suspense, which is not where it belongs.
+    assert resolved.state == pb.BREAK_STATE_POSTED
     assert resolved.booked_journal_id
     assert resolved.proposal == found.proposal
     assert await world.balance(RECEIVABLE) == -70
@@ -79,6 +87,86 @@ async def test_what_is_accepted_stays_as_it_is(world: World) -> None:
     assert (again.version, again.state) == (2, pb.RUN_STATE_EXPLAINED)
     [same] = await world.breaks(again)
     assert same.state == pb.BREAK_STATE_RESOLVED
+
+
+async def test_what_was_moved_to_suspense_is_listed_until_it_is_accepted(world: World) -> None:
+    found = await waiting(world)
+    await resolve(world, decision(found.break_id, POST))
+    [listed] = await world.breaks(state=pb.BREAK_STATE_POSTED)
+    assert listed.break_id == found.break_id
+    accepted = await resolve(world, decision(found.break_id, ACCEPT))
+    assert (accepted.state, accepted.booked_journal_id) == (
+        pb.BREAK_STATE_RESOLVED,
+        listed.booked_journal_id,
+    )
+    assert await world.balance(SUSPENSE) == -70
+
+
+async def test_a_proposal_to_where_it_belongs_is_resolved_by_its_posting(world: World) -> None:
+    """A fee that differs by more than is booked without asking."""
+    run = await world.day(DayFile().line(500, 9, **await world.capture(500, 5)))
+    [found] = await world.breaks(run)
+    assert (class_of(found), found.state) == (
+        pb.BREAK_CLASS_FEE_DIFFERS,
+        pb.BREAK_STATE_OPEN,
+    )
+    resolved = await resolve(world, decision(found.break_id, POST))
+    assert resolved.state == pb.BREAK_STATE_RESOLVED
+    assert await world.balance(FEES) == 9
+
+
+async def test_what_stands_in_suspense_is_not_open_when_its_class_changes(world: World) -> None:
+    cells = [charge_cells(order_id=(order := uuid.uuid4().hex)), charge_cells(order_id=order)]
+    for one in cells:
+        await world.capture(500, cells=one)
+    never, settled = in_days(world, 3), in_days(world, 4)
+    await world.day(DayFile(day=never), never)
+    await world.day(DayFile(day=settled).line(500, **cells[0]), settled)
+    # The other of them is there twice, and what was posted for it stands.
+    [twice] = await world.breaks(state=pb.BREAK_STATE_POSTED)
+    assert class_of(twice) == pb.BREAK_CLASS_DUPLICATE_IN_LEDGER
+    assert (twice.operation_id, bool(twice.booked_journal_id)) == (cells[1]["operation_id"], True)
+    assert await world.breaks(state=pb.BREAK_STATE_OPEN) == []
+    assert await world.balance(SUSPENSE) == -500
+
+
+def in_days(world: World, count: int) -> str:
+    """The day so many days from now on."""
+    rows = world.sql.execute(
+        "SELECT (paymesh_now() AT TIME ZONE 'UTC')::date + %s", [count]
+    ).fetchall()
+    return str(rows[0][0])
+
+
+async def test_what_is_accepted_before_it_is_posted_is_not_posted_later(world: World) -> None:
+    await world.capture(500)
+    today, later = in_days(world, 0), in_days(world, 3)
+    [timing] = await world.breaks(await world.day(DayFile(day=today), today))
+    assert class_of(timing) == pb.BREAK_CLASS_TIMING
+    await resolve(world, decision(timing.break_id, ACCEPT))
+    run = await world.day(DayFile(day=later), later)
+    # It has become another class, of those that post by themselves.
+    [found] = await world.breaks(run)
+    assert (found.break_id, class_of(found)) == (timing.break_id, pb.BREAK_CLASS_NEVER_SETTLED)
+    assert (found.state, found.booked_journal_id) == (pb.BREAK_STATE_RESOLVED, "")
+    assert world.booked() == 0
+    assert await world.balance(RECEIVABLE) == 500
+
+
+async def test_what_was_accepted_as_it_was_posted_is_posted_again_when_it_comes_back(
+    world: World,
+) -> None:
+    strange = reference()
+    run = await world.day(DayFile().line(100, psp_reference=strange))
+    [found] = await world.breaks(run)
+    await resolve(world, decision(found.break_id, ACCEPT))
+    await world.day(DayFile(revision=1).line(120, psp_reference=strange))
+    assert await world.balance(SUSPENSE) == 120
+    again = await world.day(DayFile(revision=2).line(100, psp_reference=strange))
+    [same] = await world.breaks(again)
+    assert (same.break_id, same.state) == (found.break_id, pb.BREAK_STATE_RESOLVED)
+    assert same.booked_journal_id
+    assert await world.balance(SUSPENSE) == 100
 
 
 async def test_a_difference_of_another_amount_is_asked_anew(world: World) -> None:
@@ -146,6 +234,20 @@ async def test_a_day_is_closed_and_a_late_file_opens_it_again(world: World) -> N
     reopened = await world.day(DayFile(500, statement="late").line(100, **await world.capture(100)))
     assert (reopened.version, reopened.close_actor) == (2, "")
     assert (await close(world)).run_id == reopened.run_id
+
+
+async def test_a_wish_that_met_a_closed_day_closes_no_later_version(world: World) -> None:
+    await world.day(DayFile())
+    closed = await close(world)
+    request_id = uuid.uuid4().hex
+    assert await close(world, request_id=request_id, actor="bea") == closed
+    reused = await error_of(close(world, request_id=request_id, actor="ada"))
+    assert (reused.reason, reused.metadata) == (Reason.REQUEST_ID_REUSED, {"fields": "actor"})
+
+    await world.day(DayFile(statement="late"))
+    assert await close(world, request_id=request_id, actor="bea") == closed
+    latest = await world.run()
+    assert (latest.version, latest.close_actor) == (2, "")
 
 
 async def test_a_day_with_breaks_that_wait_is_not_closed(world: World) -> None:

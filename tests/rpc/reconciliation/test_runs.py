@@ -4,23 +4,33 @@ from __future__ import annotations
 
 import asyncio
 import uuid
-from typing import TYPE_CHECKING
 
+import pytest
 from paymesh.reconciliation.v1 import reconciliation_service_pb2 as pb
 
+from ledger_svc.config import Settings
+from ledger_svc.main import wire
+from ledger_svc.reconciliation.sources import Source
+from mesh import ids
 from mesh.errors import Code, Reason
 from tests.rpc.reconciliation.conftest import Adapter
+from tests.rpc.reconciliation.test_decide import close
+from tests.support.ports import free_port
 from tests.support.reconciliation import DAY, DayFile, ingest, reference
 from tests.support.reconciliation_world import (
+    FEES,
     SUSPENSE,
     World,
     class_of,
     counts,
 )
-from tests.support.serving import error_of
+from tests.support.serving import error_of, serving
 
-if TYPE_CHECKING:
-    pass
+
+async def versions(world: World) -> list[tuple[str, int, int]]:
+    """Day, version and lines of every run, in their order."""
+    listed = await world.reconciliation.ListRuns(pb.ListRunsRequest(source=world.source))
+    return sorted((one.settlement_date, one.version, one.lines) for one in listed.runs)
 
 
 async def test_class_17_a_day_that_does_not_go_on_from_the_day_before(world: World) -> None:
@@ -107,6 +117,80 @@ async def test_days_that_no_night_asked_for_are_fetched_with_the_next(
     ]  # fmt: skip
 
 
+async def test_a_day_that_was_not_ready_is_fetched_however_many_nights_later(
+    world: World, adapter: tuple[str, Adapter]
+) -> None:
+    world.source, behind = adapter
+    behind.files = {f"2026-02-0{n}": DayFile(day=f"2026-02-0{n}").content() for n in (1, 3, 4, 5)}
+    await world.run("2026-02-01")
+    for day in ("2026-02-03", "2026-02-04"):
+        await world.run(day)
+    behind.files["2026-02-02"] = DayFile(day="2026-02-02").content()
+    behind.asked.clear()
+    await world.run("2026-02-05")
+    assert [str(day) for day in behind.asked] == ["2026-02-05", "2026-02-02"]
+    assert await versions(world) == [
+        ("2026-02-01", 1, 0), ("2026-02-02", 1, 0), ("2026-02-03", 1, 0), ("2026-02-03", 2, 0),
+        ("2026-02-04", 1, 0), ("2026-02-05", 1, 0),
+    ]  # fmt: skip
+    assert [one.state for one in await world.breaks()] == [pb.BREAK_STATE_CLEARED]
+
+
+async def test_a_day_that_has_a_file_and_no_run_is_reconciled_with_the_next(
+    world: World, adapter: tuple[str, Adapter]
+) -> None:
+    world.source, behind = adapter
+    await world.day(DayFile())
+    mine = await world.capture(500)
+    # Two days came without a run: of the one the night was killed once it had fetched the file.
+    for n in (1, 2):
+        file = DayFile(day=f"2026-02-0{n}")
+        if n == 1:
+            file.line(500, **mine).line(-500, 0, "FEE")
+        await ingest(world.reconciliation, file.content(), world.source)
+    later = await world.day(DayFile(day="2026-02-03"), "2026-02-03")
+    assert later.state == pb.RUN_STATE_BALANCED
+    assert behind.asked == []
+    assert await versions(world) == [
+        (DAY, 1, 0), ("2026-02-01", 1, 2), ("2026-02-02", 1, 0), ("2026-02-03", 1, 0),
+    ]  # fmt: skip
+    assert world.matches() == 1
+    assert await world.run("2026-02-03") == later
+    assert len(await versions(world)) == 4
+
+
+async def test_a_correction_that_nobody_asks_for_counts_from_the_next_night_on(
+    world: World,
+) -> None:
+    strange = reference()
+    first = await world.day(DayFile().line(100, psp_reference=strange).line(-100, 0, "FEE"))
+    assert await world.balance(SUSPENSE) == 100
+    await close(world)
+    corrected = DayFile(revision=1).line(120, psp_reference=strange).line(-120, 0, "FEE")
+    await ingest(world.reconciliation, corrected.content(), world.source)
+    # Until then the day can't be closed as it was.
+    refused = await error_of(close(world))
+    assert refused.reason is Reason.WRONG_STATE
+    assert refused.metadata == {"run_id": first.run_id}
+
+    await world.day(DayFile(day="2026-02-01"), "2026-02-01")
+    assert await versions(world) == [(DAY, 1, 2), (DAY, 2, 2), ("2026-02-01", 1, 0)]
+    assert await world.balance(SUSPENSE) == 120
+    closed = await close(world)
+    assert (closed.version, closed.close_actor) == (2, "ada")
+
+
+async def test_a_night_goes_back_no_further_than_a_line_for_its_capture(world: World) -> None:
+    for day in ("2025-12-17", "2025-12-18"):
+        await ingest(world.reconciliation, DayFile(day=day).content(), world.source)
+    await world.day(DayFile(day="2026-02-01"), "2026-02-01")
+    assert await versions(world) == [("2025-12-18", 1, 0), ("2026-02-01", 1, 0)]
+    # What is later than the asked day is not touched.
+    await ingest(world.reconciliation, DayFile(day="2026-02-02").content(), world.source)
+    await world.run("2026-02-01")
+    assert len(await versions(world)) == 2
+
+
 async def test_another_sources_captures_are_not_touched(world: World, psp: str) -> None:
     other = world.of("fees-199")
     theirs = await other.capture(500)
@@ -131,6 +215,45 @@ async def test_ten_at_once_are_one(world: World) -> None:
     ).fetchone()
     assert versions == (1,)
     await world.assert_sums_to_zero()
+
+
+async def test_settings_that_come_back_are_a_new_version_again(
+    databases: dict[str, str], world: World
+) -> None:
+    strict = Source(kind="psp", accounts=frozenset({"acct-1"}))
+    lenient = strict.model_copy(update={"fee_tolerance_minor": 2})
+    cells = await world.capture(500, 5)
+    await ingest(world.reconciliation, DayFile().line(500, 7, **cells).content(), world.source)
+    runs = []
+    for source in (strict, lenient, strict, strict):
+        settings = Settings(
+            port=free_port(),
+            database_url=databases["ledger"],
+            drain_s=0,
+            sources={world.source: source},
+        )
+        async with serving(wire, settings) as channel:
+            runs.append(await World(world.source, channel, world.sql).run())
+            if source is lenient:
+                assert await world.balance(FEES) == 7
+    assert [run.version for run in runs] == [1, 2, 3, 3]
+    assert len({run.run_id for run in runs}) == 3
+    assert [run.balances[0].breaks_minor for run in runs] == [-2, 0, -2, -2]
+    # What the second booked is reversed.
+    assert world.booked() == 2
+    assert await world.balance(FEES) == 5
+    [found] = await world.breaks(runs[-1])
+    assert (found.state, found.booked_journal_id) == (pb.BREAK_STATE_OPEN, "")
+
+
+async def test_a_run_of_before_the_version_was_in_the_id_is_the_same_again(
+    world: World, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    now = ids.reconciliation_run_id
+    with monkeypatch.context() as before:
+        before.setattr(ids, "reconciliation_run_id", lambda *told: now(*told[:-1]))
+        old = await world.day(DayFile().line(100, psp_reference=reference()))
+    assert await world.run() == old
 
 
 async def test_several_currencies_are_proved_apart(world: World) -> None:
@@ -174,6 +297,8 @@ async def test_a_day_without_a_file_can_t_be_reconciled(world: World) -> None:
         Code.FAILED_PRECONDITION,
         Reason.SETTLEMENT_FILE_MISSING,
     )
+    ancient = await error_of(world.run("0001-01-01"))
+    assert ancient.reason is Reason.SETTLEMENT_FILE_MISSING
     # A quarantined file is no file.
     await ingest(world.reconciliation, b"nonsense", world.source)
     again = await error_of(world.run())
