@@ -185,16 +185,23 @@ FROM found
 """)
 
 # The captures of the days since the run before, and those that were missing already, which
-# age. A journal on which a later one for its order is matched is there twice.
+# age; and those that a correction took the line of, which are of any day that had its run. A
+# journal on which a later one for its order is matched is there twice.
 LEDGER = text(f"""
 WITH fresh AS MATERIALIZED (
-  SELECT journal_id FROM open_capture
-  WHERE create_time >= cast(:from_time AS timestamptz)
-    AND create_time < cast(:cut_off_time AS timestamptz)
-  UNION
-  SELECT b.journal_id
-  FROM settlement_break AS b
-  WHERE b.source = :source AND b.on_ledger_side AND b.state IN (1, 2, 3)
+  SELECT journal_id, bool_or(is_freed) AS is_freed
+  FROM (
+    SELECT journal_id, create_time IS NULL AS is_freed FROM open_capture
+    WHERE create_time IS NULL
+       OR create_time >= cast(:from_time AS timestamptz)
+      AND create_time < cast(:cut_off_time AS timestamptz)
+    UNION ALL
+    SELECT b.journal_id, false
+    FROM settlement_break AS b
+    WHERE b.source = :source AND b.on_ledger_side AND b.state IN (1, 2, 3)
+  ) AS told
+  WHERE NOT EXISTS (SELECT FROM settlement_match AS m WHERE m.journal_id = told.journal_id)
+  GROUP BY journal_id
 ), missing AS (
   SELECT j.*, e.currency, e.amount_minor - coalesce(fee.amount_minor, 0) AS net,
          (
@@ -206,8 +213,7 @@ WITH fresh AS MATERIALIZED (
   CROSS JOIN {CAPTURE_ENTRY.format(journal_id="j.journal_id")}
   LEFT JOIN {FEE_ENTRY.format(operation_id="j.operation_id", revision="j.revision")}
     ON fee.currency = e.currency
-  WHERE j.create_time < cast(:cut_off_time AS timestamptz)
-    AND NOT EXISTS (SELECT FROM settlement_match AS m WHERE m.journal_id = j.journal_id)
+  WHERE fresh.is_freed OR j.create_time < cast(:cut_off_time AS timestamptz)
 ), judged AS (
   SELECT missing.*,
          CASE
@@ -220,6 +226,7 @@ WITH fresh AS MATERIALIZED (
            ELSE {C.TIMING}
          END AS class
   FROM missing
+  WHERE days >= 0
 )
 {INSERT}
 SELECT :run_id,
