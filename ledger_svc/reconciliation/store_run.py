@@ -27,7 +27,6 @@ from ledger_svc.reconciliation.domain import (
     RunState,
 )
 from ledger_svc.reconciliation.store_inputs import Inputs, Parameters
-from ledger_svc.reconciliation.store_match import REGISTER_RULE
 
 Before: TypeAlias = tuple[datetime, UUID] | None
 """A list goes on with what is older than this (create_time, id); None: from the start."""
@@ -69,29 +68,6 @@ UNION
 SELECT file_id FROM statement
 WHERE source = :source AND settlement_date = :day AND is_current
 ORDER BY file_id
-""")
-
-# Days that a day before them may have completed by now; of which a line waited for its
-# capture, and the capture came; or of whose operation the register says something else.
-_LATE_DAYS = text(f"""
-SELECT DISTINCT b.settlement_date
-FROM settlement_break AS b
-WHERE b.source = :source AND b.settlement_date <> :day AND NOT b.on_ledger_side
-  AND b.state IN ({BreakState.OPEN}, {BreakState.POSTED}, {BreakState.SUGGESTED})
-  AND (
-    b.class = {BreakClass.CHAIN_BROKEN}
-    OR b.class IN ({BreakClass.UNKNOWN_TO_US}, {BreakClass.STATUS_DIFFERS}) AND (
-      EXISTS (
-        SELECT FROM journal AS j
-        WHERE j.journal_id = paymesh_journal_id('capture', b.operation_id, 0)
-      )
-      OR EXISTS (
-        SELECT FROM operation_register AS r
-        WHERE r.operation_id = b.operation_id AND b.rule <> {REGISTER_RULE}
-      )
-    )
-  )
-ORDER BY b.settlement_date
 """)
 
 _INSERT_RUN = text("""
@@ -217,12 +193,6 @@ async def read_files(connection: AsyncConnection, source: str, day: date) -> tup
     """The files that say something of the day; empty if none came."""
     rows = await connection.execute(_FILES, {"source": source, "day": day})
     return tuple(rows.scalars())
-
-
-async def read_late_days(connection: AsyncConnection, source: str, day: date) -> list[date]:
-    """Other days that have to be reconciled again, because a capture came late."""
-    rows = await connection.execute(_LATE_DAYS, {"source": source, "day": day})
-    return list(rows.scalars())
 
 
 _PSP = (
