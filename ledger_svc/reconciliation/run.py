@@ -96,6 +96,7 @@ async def reconcile(database: Database, name: str, source: Source, day: date) ->
             source.day_end(day).isoformat(),
             str(inputs.captures),
             str(inputs.met),
+            str(inputs.taken),
             str(inputs.nameless),
             str(inputs.registered),
             str(inputs.decisions),
