@@ -240,54 +240,6 @@ SELECT :run_id,
 FROM judged
 """)
 
-# A statement opens with what the one before it on its account closed with, or with what
-# another one of its day did.
-CHAIN = text(f"""
-WITH today AS (
-  SELECT * FROM statement
-  WHERE source = :source AND settlement_date = :day AND is_current AND opening_minor IS NOT NULL
-), broken AS (
-  SELECT t.*, before.closing_minor AS before_minor
-  FROM today AS t
-  CROSS JOIN LATERAL (
-    SELECT s.closing_minor FROM statement AS s
-    WHERE s.source = :source AND s.account = t.account AND s.currency = t.currency
-      AND s.is_current AND s.settlement_date < t.settlement_date AND s.closing_minor IS NOT NULL
-    ORDER BY s.settlement_date DESC, s.identity DESC
-    LIMIT 1
-  ) AS before
-  WHERE before.closing_minor <> t.opening_minor AND NOT EXISTS (
-    SELECT FROM today AS o
-    WHERE (o.file_id, o.number) <> (t.file_id, t.number) AND o.account = t.account
-      AND o.currency = t.currency AND o.closing_minor = t.opening_minor
-  )
-)
-{INSERT}
-SELECT :run_id,
-       paymesh_id(
-         NULL, 'settlement_finding', :source, 'chain', account, settlement_date::text, identity,
-         currency
-       ),
-       {C.CHAIN_BROKEN}, false, false, {K.PSP_RECEIVABLE}, {K.SUSPENSE}, :source,
-       opening_minor - before_minor, currency, file_id, NULL, NULL, NULL, NULL, '', 'CHAIN'
-FROM broken
-""")
-
-# A day that should have a file and has none. Where balances show it too, that is enough.
-MISSING_DAY = text(f"""
-{INSERT}
-SELECT :run_id,
-       paymesh_id(NULL, 'settlement_finding', :source, 'missing_day', cast(:day AS text)),
-       {C.CHAIN_BROKEN}, false, false, {K.PSP_RECEIVABLE}, {K.SUSPENSE}, :source, 0, currency,
-       file_id, NULL, NULL, NULL, NULL, '', 'DAY_MISSING ' || cast(:missing_day AS date)
-FROM statement
-WHERE source = :source AND settlement_date = :day AND is_current AND NOT EXISTS (
-  SELECT FROM run_finding WHERE run_id = :run_id AND class = {C.CHAIN_BROKEN}
-)
-ORDER BY currency, file_id, number
-LIMIT 1
-""")
-
 # A transfer that is not the sum of the lines that name it. It moves nothing of its own.
 BATCHES = text(f"""
 WITH paid AS (

@@ -12,6 +12,7 @@ from sqlalchemy.ext.asyncio import AsyncConnection
 
 from ledger_svc.reconciliation import (
     store_bank,
+    store_chain,
     store_findings,
     store_match,
     store_post,
@@ -199,10 +200,10 @@ _PSP = (
     *store_match.PASSES,
     store_findings.LINES,
     store_findings.LEDGER,
-    store_findings.CHAIN,
+    store_chain.CHAIN,
     store_findings.BATCHES,
 )
-_BANK = (*store_bank.PASSES, store_bank.LINES, store_bank.LEDGER, store_findings.CHAIN)
+_BANK = (*store_bank.PASSES, store_bank.LINES, store_bank.LEDGER, store_chain.CHAIN)
 
 
 async def run(
@@ -216,7 +217,7 @@ async def run(
     await connection.execute(_INSERT_RUN, given)
     for statement in (
         *(_BANK if is_bank else _PSP),
-        *([] if day["missing_day"] is None else [store_findings.MISSING_DAY]),
+        *([] if day["missing_day"] is None else [store_chain.MISSING_DAY]),
         store_post.APPROVE,
         store_post.REVERSE,
         store_post.POST,
