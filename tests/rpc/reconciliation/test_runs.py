@@ -107,8 +107,8 @@ async def test_days_that_no_night_asked_for_are_fetched_with_the_next(
     ]  # fmt: skip
 
 
-async def test_another_sources_captures_are_not_touched(world: World, psp: str) -> None:
-    other = world.of("fees-199")
+async def test_another_sources_captures_are_not_touched(world: World) -> None:
+    other = world.of(world.source.replace("psp", "fees"))
     theirs = await other.capture(500)
     run = await world.day(DayFile().line(500, **theirs))
     assert counts(run) == {pb.BREAK_CLASS_UNKNOWN_TO_US: 1}
