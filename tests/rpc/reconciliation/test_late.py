@@ -3,12 +3,15 @@
 from __future__ import annotations
 
 from collections.abc import Callable
+from datetime import date
 from typing import Any
 
 import pytest
 from paymesh.ledger.v1 import operation_register_service_pb2 as register_pb
 from paymesh.reconciliation.v1 import reconciliation_service_pb2 as pb
 
+from ledger_svc.reconciliation.run import late_days
+from mesh.db import Database
 from tests.rpc.reconciliation.test_decide import ACCEPT, decision, resolve
 from tests.support.reconciliation import DAY, DayFile, reference
 from tests.support.reconciliation_world import (
@@ -87,17 +90,31 @@ async def test_a_line_that_names_only_the_reference_waits_for_the_register(world
     assert (class_of(found), found.rule) == (pb.BREAK_CLASS_STATUS_DIFFERS, "REGISTER_DECLINED")
 
 
-async def test_what_names_a_capture_of_another_source_is_not_run_again(world: World) -> None:
+async def test_a_day_that_another_run_would_not_change_is_not_run_again(
+    world: World, databases: dict[str, str]
+) -> None:
     other = world.of(world.source.replace("psp", "any"))
     theirs = await other.capture(GROSS)
     file = DayFile()
     for name in NAMES.values():
         file.line(GROSS, **name(theirs))
+    file.line(GROSS, **await world.registered(register_pb.REGISTER_STATE_DECLINED))
     file.line(7, kind="ADJUSTMENT", **await world.capture(GROSS))
+    # Neither of two captures is surely the line's that names their order.
+    one = await world.capture(GROSS)
+    await world.capture(GROSS, cells=charge_cells(order_id=one["order_id"]))
+    file.line(GROSS, **NAMES["order"](one))
+    waits = charge_cells()
+    file.line(GROSS, **NAMES["reference"](waits))
     await world.day(file)
-    closing = 4 * GROSS + 7
-    await world.day(DayFile(closing, day=DAYS[1]), DAYS[1])
-    assert len(await runs_of(world)) == 1
+    database = Database(databases["ledger"], application_name="test")
+    try:
+        day = date.fromisoformat(DAYS[1])
+        assert await late_days(database, world.source, day) == []
+        await world.capture(GROSS, cells=waits)
+        assert await late_days(database, world.source, day) == [date.fromisoformat(DAY)]
+    finally:
+        await database.close()
 
 
 @pytest.mark.parametrize("name", ["operation", "reference", "order"])
