@@ -182,7 +182,8 @@ class FoundLine(NamedTuple):
 class Balance(NamedTuple):
     """The equation of a run in one currency: lines = ledger + breaks + difference.
 
-    opening and closing: of the statements, None where the format carries none.
+    opening and closing: of the chain of the day's statements, summed over accounts; None where
+    the format carries none.
     """
 
     currency: str

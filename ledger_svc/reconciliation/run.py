@@ -11,7 +11,13 @@ from zoneinfo import ZoneInfo
 import structlog
 from sqlalchemy.ext.asyncio import AsyncConnection
 
-from ledger_svc.reconciliation import store_catch_up, store_files, store_inputs, store_run
+from ledger_svc.reconciliation import (
+    store_catch_up,
+    store_files,
+    store_inputs,
+    store_late,
+    store_run,
+)
 from ledger_svc.reconciliation.domain import Break, BreakFilter, Run
 from ledger_svc.reconciliation.sources import Source
 from mesh import ids
@@ -40,9 +46,16 @@ class SettlementFiles(Protocol):
 
 
 async def late_days(database: Database, name: str, day: date) -> list[date]:
-    """Other days whose lines waited for a capture that came."""
+    """Other days whose lines waited for what came: a capture, a transfer, the day before."""
+    around = {
+        "look_back": LOOK_BACK,
+        "overlap": OVERLAP,
+        # So many business days may have a weekend between them.
+        "near_days": NEAR_BUSINESS_DAYS + 2,
+    }
     return await database.read(
-        "ledger.late_days", lambda connection: store_run.read_late_days(connection, name, day)
+        "ledger.late_days",
+        lambda connection: store_late.read_late_days(connection, name, day, around),
     )
 
 
@@ -100,6 +113,7 @@ async def reconcile(database: Database, name: str, source: Source, day: date) ->
             source.day_end(day).isoformat(),
             str(inputs.captures),
             str(inputs.met),
+            str(inputs.taken),
             str(inputs.nameless),
             str(inputs.registered),
             str(inputs.decisions),

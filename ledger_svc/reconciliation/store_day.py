@@ -8,7 +8,8 @@ id; a million lines would take minutes. What is in them, in their order:
 day_line: the lines that count. A PSP's without their texts, but with the capture that their
     operation names (capture_*), and what its fee journal says (told_fee_*), from the entries.
 registered: what the register says of lines without such a capture.
-open_capture: the captures at the source that no line is matched with after the first pass.
+open_capture: the captures at the source that no line is matched with after the first pass; and,
+    by their id alone, those that a line was matched with that a correction took away.
 open_line: the lines of which more is to be said after the first pass: those that no capture is
     matched with, or not the one that they name, or that are not as it was booked. All others
     are plain: their sums alone are needed.

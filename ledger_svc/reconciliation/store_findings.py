@@ -185,16 +185,23 @@ FROM found
 """)
 
 # The captures of the days since the run before, and those that were missing already, which
-# age. A journal on which a later one for its order is matched is there twice.
+# age; and those that a correction took the line of, which are of any day that had its run. A
+# journal on which a later one for its order is matched is there twice.
 LEDGER = text(f"""
 WITH fresh AS MATERIALIZED (
-  SELECT journal_id FROM open_capture
-  WHERE create_time >= cast(:from_time AS timestamptz)
-    AND create_time < cast(:cut_off_time AS timestamptz)
-  UNION
-  SELECT b.journal_id
-  FROM settlement_break AS b
-  WHERE b.source = :source AND b.on_ledger_side AND b.state IN (1, 2, 3)
+  SELECT journal_id, bool_or(is_freed) AS is_freed
+  FROM (
+    SELECT journal_id, create_time IS NULL AS is_freed FROM open_capture
+    WHERE create_time IS NULL
+       OR create_time >= cast(:from_time AS timestamptz)
+      AND create_time < cast(:cut_off_time AS timestamptz)
+    UNION ALL
+    SELECT b.journal_id, false
+    FROM settlement_break AS b
+    WHERE b.source = :source AND b.on_ledger_side AND b.state IN (1, 2, 3)
+  ) AS told
+  WHERE NOT EXISTS (SELECT FROM settlement_match AS m WHERE m.journal_id = told.journal_id)
+  GROUP BY journal_id
 ), missing AS (
   SELECT j.*, e.currency, e.amount_minor - coalesce(fee.amount_minor, 0) AS net,
          (
@@ -206,8 +213,7 @@ WITH fresh AS MATERIALIZED (
   CROSS JOIN {CAPTURE_ENTRY.format(journal_id="j.journal_id")}
   LEFT JOIN {FEE_ENTRY.format(operation_id="j.operation_id", revision="j.revision")}
     ON fee.currency = e.currency
-  WHERE j.create_time < cast(:cut_off_time AS timestamptz)
-    AND NOT EXISTS (SELECT FROM settlement_match AS m WHERE m.journal_id = j.journal_id)
+  WHERE fresh.is_freed OR j.create_time < cast(:cut_off_time AS timestamptz)
 ), judged AS (
   SELECT missing.*,
          CASE
@@ -220,6 +226,7 @@ WITH fresh AS MATERIALIZED (
            ELSE {C.TIMING}
          END AS class
   FROM missing
+  WHERE days >= 0
 )
 {INSERT}
 SELECT :run_id,
@@ -231,54 +238,6 @@ SELECT :run_id,
        currency, NULL, NULL, journal_id, operation_id, order_id, psp_reference,
        'NOT_IN_FILE'
 FROM judged
-""")
-
-# A statement opens with what the one before it on its account closed with, or with what
-# another one of its day did.
-CHAIN = text(f"""
-WITH today AS (
-  SELECT * FROM statement
-  WHERE source = :source AND settlement_date = :day AND is_current AND opening_minor IS NOT NULL
-), broken AS (
-  SELECT t.*, before.closing_minor AS before_minor
-  FROM today AS t
-  CROSS JOIN LATERAL (
-    SELECT s.closing_minor FROM statement AS s
-    WHERE s.source = :source AND s.account = t.account AND s.currency = t.currency
-      AND s.is_current AND s.settlement_date < t.settlement_date AND s.closing_minor IS NOT NULL
-    ORDER BY s.settlement_date DESC, s.identity DESC
-    LIMIT 1
-  ) AS before
-  WHERE before.closing_minor <> t.opening_minor AND NOT EXISTS (
-    SELECT FROM today AS o
-    WHERE (o.file_id, o.number) <> (t.file_id, t.number) AND o.account = t.account
-      AND o.currency = t.currency AND o.closing_minor = t.opening_minor
-  )
-)
-{INSERT}
-SELECT :run_id,
-       paymesh_id(
-         NULL, 'settlement_finding', :source, 'chain', account, settlement_date::text, identity,
-         currency
-       ),
-       {C.CHAIN_BROKEN}, false, false, {K.PSP_RECEIVABLE}, {K.SUSPENSE}, :source,
-       opening_minor - before_minor, currency, file_id, NULL, NULL, NULL, NULL, '', 'CHAIN'
-FROM broken
-""")
-
-# A day that should have a file and has none. Where balances show it too, that is enough.
-MISSING_DAY = text(f"""
-{INSERT}
-SELECT :run_id,
-       paymesh_id(NULL, 'settlement_finding', :source, 'missing_day', cast(:day AS text)),
-       {C.CHAIN_BROKEN}, false, false, {K.PSP_RECEIVABLE}, {K.SUSPENSE}, :source, 0, currency,
-       file_id, NULL, NULL, NULL, NULL, '', 'DAY_MISSING ' || cast(:missing_day AS date)
-FROM statement
-WHERE source = :source AND settlement_date = :day AND is_current AND NOT EXISTS (
-  SELECT FROM run_finding WHERE run_id = :run_id AND class = {C.CHAIN_BROKEN}
-)
-ORDER BY currency, file_id, number
-LIMIT 1
 """)
 
 # A transfer that is not the sum of the lines that name it. It moves nothing of its own.

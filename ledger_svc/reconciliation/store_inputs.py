@@ -23,6 +23,8 @@ class Inputs(NamedTuple):
     """Captures in the ledger up to the cut-off that this run may miss in the files."""
     met: int
     """Lines whose capture is there; more when one comes late."""
+    taken: int
+    """Captures that the lines name and that other days' lines are matched with: a sum of hashes."""
     nameless: int
     """Captures around the day of which the ledger knows no PSP reference."""
     registered: int
@@ -35,7 +37,7 @@ class Inputs(NamedTuple):
     """The statements that this day goes on from."""
 
 
-# Nothing here looks at matches or breaks: a run must not change its own inputs.
+# Nothing here looks at matches of the day or at breaks: a run must not change its own inputs.
 _INPUTS = """
 WITH {ctes} day AS (SELECT count(*) AS lines, count({met}) AS met FROM day_line)
 SELECT (SELECT lines FROM day) AS lines, {of_captures},
@@ -55,7 +57,9 @@ SELECT (SELECT lines FROM day) AS lines, {of_captures},
 """
 _BANK_INPUTS = text(
     _INPUTS.format(
-        ctes="", met="*", of_captures="0 AS captures, 0 AS met, 0 AS nameless, 0 AS registered"
+        ctes="",
+        met="*",
+        of_captures="0 AS captures, 0 AS met, 0 AS taken, 0 AS nameless, 0 AS registered",
     )
 )
 _PSP_INPUTS = text(
@@ -66,12 +70,27 @@ unmet AS MATERIALIZED (
   FROM day_line AS d JOIN settlement_line AS l USING (file_id, sequence)
   WHERE d.kind = 'CHARGE' AND d.capture_id IS NULL
 ), name AS MATERIALIZED (
-  SELECT DISTINCT j.psp_reference
+  SELECT j.psp_reference, j.journal_id
   FROM (SELECT DISTINCT unnest(names) AS name FROM unmet) AS told
   JOIN journal AS j ON j.psp_reference = told.name AND j.psp_reference <> '' AND j.kind = 1
   JOIN entry AS e ON e.journal_id = j.journal_id AND e.line = 0
   WHERE e.account_kind = 1 AND e.source = :source
     AND e.create_time >= cast(:look_back_time AS timestamptz)
+), named AS (
+  SELECT capture_id AS journal_id, file_id, sequence FROM day_line WHERE capture_id IS NOT NULL
+  UNION ALL SELECT journal_id, NULL, NULL FROM name
+  UNION ALL
+  SELECT j.journal_id, NULL, NULL
+  FROM unmet JOIN journal AS j ON j.order_id = unmet.order_id AND j.kind = 1
+), elsewhere AS (
+  SELECT named.journal_id
+  FROM named JOIN settlement_match AS m ON m.journal_id = named.journal_id
+  WHERE (m.file_id, m.sequence) IS DISTINCT FROM (named.file_id, named.sequence) AND NOT EXISTS (
+    SELECT FROM settlement_line AS l
+    JOIN statement AS s ON s.file_id = l.file_id AND s.number = l.statement
+    WHERE l.file_id = m.file_id AND l.sequence = m.sequence
+      AND s.source = :source AND s.settlement_date = :day
+  )
 ),
 """,
         met="capture_id",
@@ -89,6 +108,7 @@ unmet AS MATERIALIZED (
             EXISTS (SELECT FROM journal AS j WHERE j.order_id = unmet.order_id AND j.kind = 1)
             OR names && ARRAY(SELECT psp_reference FROM name)
          ) AS met,
+       (SELECT coalesce(sum(hashtextextended(journal_id::text, 0)), 0) FROM elsewhere) AS taken,
        (SELECT count(*)
         FROM journal AS j JOIN entry AS e ON e.journal_id = j.journal_id AND e.line = 0
         WHERE j.kind = 1 AND j.psp_reference = '' AND e.account_kind = 1 AND e.source = :source

@@ -22,12 +22,18 @@ CASE r.state
 END
 """
 
+# What was matched with them is kept, by its id alone: of it no later day would tell that it is
+# missing again.
 FORGET_SUPERSEDED = text("""
-DELETE FROM settlement_match AS m
-USING settlement_line AS l
-JOIN statement AS s ON s.file_id = l.file_id AND s.number = l.statement
-WHERE m.file_id = l.file_id AND m.sequence = l.sequence
-  AND s.source = :source AND s.settlement_date = :day AND NOT s.is_current
+WITH freed AS (
+  DELETE FROM settlement_match AS m
+  USING settlement_line AS l
+  JOIN statement AS s ON s.file_id = l.file_id AND s.number = l.statement
+  WHERE m.file_id = l.file_id AND m.sequence = l.sequence
+    AND s.source = :source AND s.settlement_date = :day AND NOT s.is_current
+  RETURNING m.journal_id
+)
+INSERT INTO open_capture (journal_id) SELECT journal_id FROM freed
 """)
 
 _INSERT = """

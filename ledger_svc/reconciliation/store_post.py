@@ -5,7 +5,7 @@ from __future__ import annotations
 from sqlalchemy import text
 
 from ledger_svc.domain import AccountKind, JournalKind
-from ledger_svc.reconciliation import store_day
+from ledger_svc.reconciliation import store_chain, store_day
 from ledger_svc.reconciliation.domain import BreakClass as C
 from ledger_svc.reconciliation.domain import BreakState as S
 from ledger_svc.reconciliation.domain import Resolution
@@ -224,16 +224,7 @@ WITH booked AS (
   WHERE run_id = :run_id AND NOT is_posted AND NOT on_ledger_side
     AND class NOT IN ({C.CHAIN_BROKEN}, {C.PAYOUT_DIFFERS}, {C.CLOSING_DIFFERS})
   GROUP BY currency
-), told AS (
-  SELECT currency,
-         CASE WHEN bool_and(opening_minor IS NOT NULL) THEN sum(opening_minor) END
-           AS opening_minor,
-         CASE WHEN bool_and(closing_minor IS NOT NULL) THEN sum(closing_minor) END
-           AS closing_minor
-  FROM statement
-  WHERE source = :source AND settlement_date = :day AND is_current AND currency <> ''
-  GROUP BY currency
-)
+), {store_chain.TOLD}
 INSERT INTO run_balance (
   run_id, currency, opening_minor, closing_minor, lines_minor, ledger_minor, breaks_minor,
   difference_minor

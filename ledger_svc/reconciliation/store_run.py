@@ -12,6 +12,7 @@ from sqlalchemy.ext.asyncio import AsyncConnection
 
 from ledger_svc.reconciliation import (
     store_bank,
+    store_chain,
     store_findings,
     store_match,
     store_post,
@@ -27,7 +28,6 @@ from ledger_svc.reconciliation.domain import (
     RunState,
 )
 from ledger_svc.reconciliation.store_inputs import Inputs, Parameters
-from ledger_svc.reconciliation.store_match import REGISTER_RULE
 
 Before: TypeAlias = tuple[datetime, UUID] | None
 """A list goes on with what is older than this (create_time, id); None: from the start."""
@@ -75,29 +75,6 @@ _LATEST_RUN = text("""
 SELECT run_id FROM reconciliation_run
 WHERE source = :source AND settlement_date = :day
 ORDER BY version DESC LIMIT 1
-""")
-
-# Days that a day before them may have completed by now; of which a line waited for its
-# capture, and the capture came; or of whose operation the register says something else.
-_LATE_DAYS = text(f"""
-SELECT DISTINCT b.settlement_date
-FROM settlement_break AS b
-WHERE b.source = :source AND b.settlement_date <> :day AND NOT b.on_ledger_side
-  AND b.state IN ({BreakState.OPEN}, {BreakState.POSTED}, {BreakState.SUGGESTED})
-  AND (
-    b.class = {BreakClass.CHAIN_BROKEN}
-    OR b.class IN ({BreakClass.UNKNOWN_TO_US}, {BreakClass.STATUS_DIFFERS}) AND (
-      EXISTS (
-        SELECT FROM journal AS j
-        WHERE j.journal_id = paymesh_journal_id('capture', b.operation_id, 0)
-      )
-      OR EXISTS (
-        SELECT FROM operation_register AS r
-        WHERE r.operation_id = b.operation_id AND b.rule <> {REGISTER_RULE}
-      )
-    )
-  )
-ORDER BY b.settlement_date
 """)
 
 _INSERT_RUN = text("""
@@ -232,20 +209,14 @@ async def read_latest(connection: AsyncConnection, source: str, day: date) -> Ru
     return None if run_id is None else (await read_runs(connection, [run_id]))[run_id]
 
 
-async def read_late_days(connection: AsyncConnection, source: str, day: date) -> list[date]:
-    """Other days that have to be reconciled again, because a capture came late."""
-    rows = await connection.execute(_LATE_DAYS, {"source": source, "day": day})
-    return list(rows.scalars())
-
-
 _PSP = (
     *store_match.PASSES,
     store_findings.LINES,
     store_findings.LEDGER,
-    store_findings.CHAIN,
+    store_chain.CHAIN,
     store_findings.BATCHES,
 )
-_BANK = (*store_bank.PASSES, store_bank.LINES, store_bank.LEDGER, store_findings.CHAIN)
+_BANK = (*store_bank.PASSES, store_bank.LINES, store_bank.LEDGER, store_chain.CHAIN)
 
 
 async def run(
@@ -259,7 +230,7 @@ async def run(
     await connection.execute(_INSERT_RUN, given)
     for statement in (
         *(_BANK if is_bank else _PSP),
-        *([] if day["missing_day"] is None else [store_findings.MISSING_DAY]),
+        *([] if day["missing_day"] is None else [store_chain.MISSING_DAY]),
         *store_post.DECIDED,
         store_post.REVERSE,
         store_post.POST,

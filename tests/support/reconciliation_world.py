@@ -172,3 +172,11 @@ def class_of(found: pb.Break) -> int:
 
 def counts(run: pb.Run) -> dict[int, int]:
     return {int(getattr(one, "class")): one.breaks for one in run.counts}
+
+
+async def runs_of(world: World, day: str = DAY) -> list[pb.Run]:
+    """The versions of the day, the latest first."""
+    response = await world.reconciliation.ListRuns(
+        pb.ListRunsRequest(source=world.source, settlement_date=day)
+    )
+    return list(response.runs)

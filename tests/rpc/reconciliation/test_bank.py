@@ -2,8 +2,12 @@
 
 from __future__ import annotations
 
+from typing import Any
+
+import pytest
 from paymesh.reconciliation.v1 import reconciliation_service_pb2 as pb
 
+from tests.rpc.reconciliation.test_decide import ACCEPT, POST, decision, resolve
 from tests.support.reconciliation import DAY, DayFile, ingest, reference
 from tests.support.reconciliation_world import (
     BANK,
@@ -13,8 +17,11 @@ from tests.support.reconciliation_world import (
     charge_cells,
     class_of,
     counts,
+    runs_of,
 )
 from tests.support.settlement import camt, ntry, stmt, stripe, stripe_row
+
+NEXT_DAYS = ("2026-02-01", "2026-02-02")
 
 
 def bank_of(world: World) -> World:
@@ -35,11 +42,18 @@ def entry(amount: str, remittance: str, mark: str = "CRDT") -> str:
     return ntry(amount, mark, details, value_day=DAY)
 
 
-async def bank_day(bank: World, *entries: str, closing: str) -> pb.Run:
-    content = camt(stmt(*entries, closing=closing)).encode()
-    file = await ingest(bank.reconciliation, content, bank.source)
+async def bank_day(
+    bank: World, *entries: str, closing: str, opening: str = "100.00", day: str = DAY
+) -> pb.Run:
+    return await bank_statements(
+        bank, stmt(*entries, opening=opening, closing=closing, closing_day=day), day=day
+    )
+
+
+async def bank_statements(bank: World, *statements: str, day: str = DAY) -> pb.Run:
+    file = await ingest(bank.reconciliation, camt(*statements).encode(), bank.source)
     assert file.state == pb.FILE_STATE_INGESTED, file.problem
-    return await bank.run()
+    return await bank.run(day)
 
 
 async def test_a_transfer_is_found_by_its_name_in_the_banks_text(world: World) -> None:
@@ -99,6 +113,58 @@ async def test_a_line_without_a_name_is_matched_by_amount_if_nothing_else_fits(
     await paid_out(world, (9700, reference()))
     run = await bank_day(bank, entry("97.00", "no name"), closing="197.00")
     assert (run.state, run.matched) == (pb.RUN_STATE_BALANCED, 1)
+
+
+@pytest.mark.parametrize(
+    ("told", "resolution"),
+    [("named", None), ("no name", None), ("named", POST), ("named", ACCEPT)],
+)
+async def test_a_transfer_that_is_told_after_the_banks_day_is_met_by_the_next_night(
+    world: World, told: str, resolution: Any
+) -> None:
+    bank, name = bank_of(world), reference()
+    text = name if told == "named" else told
+    run = await bank_day(bank, entry("97.00", text), closing="197.00")
+    assert counts(run) == {pb.BREAK_CLASS_BANK_LINE_WITHOUT_PAYOUT: 1}
+    if resolution:
+        [found] = await bank.breaks(run)
+        await resolve(bank, decision(found.break_id, resolution))
+    await paid_out(world, (9700, name))
+    for day in NEXT_DAYS:
+        next_night = await bank_day(bank, opening="197.00", closing="197.00", day=day)
+        assert next_night.state == pb.RUN_STATE_BALANCED
+    versions = [one.version for one in await runs_of(bank)]
+    assert versions == ([3, 2, 1] if resolution else [2, 1])
+    assert [one.state for one in await bank.breaks()] == [pb.BREAK_STATE_CLEARED]
+    assert await bank.balance(BANK) == 9700
+    assert await bank.balance(SUSPENSE) == 0
+    await world.assert_sums_to_zero()
+
+
+async def test_a_transfer_that_tells_which_of_several_a_line_is_is_met_by_the_next_night(
+    world: World,
+) -> None:
+    bank, name = bank_of(world), reference()
+    await paid_out(world, (5000, reference()), (5000, reference()))
+    run = await bank_day(bank, entry("50.00", name), closing="150.00")
+    assert counts(run)[pb.BREAK_CLASS_AMBIGUOUS] == 1
+    file = DayFile(day=NEXT_DAYS[0]).line(5000, **await world.capture(5000))
+    file.line(-5000, 0, kind="TRANSFER", transfer_reference=name)
+    await world.day(file, NEXT_DAYS[0])
+    await bank_day(bank, opening="150.00", closing="150.00", day=NEXT_DAYS[0])
+    assert bank.matches() == 1
+    cleared = [one for one in await bank.breaks() if one.file_id]
+    assert [one.state for one in cleared] == [pb.BREAK_STATE_CLEARED]
+
+
+async def test_a_day_with_a_strange_line_is_not_run_again_for_other_transfers(
+    world: World,
+) -> None:
+    bank = bank_of(world)
+    await bank_day(bank, entry("50.00", "who knows"), closing="150.00")
+    await paid_out(world, (9700, reference()))
+    await bank_day(bank, opening="150.00", closing="150.00", day=NEXT_DAYS[0])
+    assert [one.version for one in await runs_of(bank)] == [1]
 
 
 async def test_what_two_transfers_could_be_is_only_suggested(world: World) -> None:

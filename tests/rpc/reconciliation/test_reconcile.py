@@ -21,11 +21,18 @@ from tests.support.reconciliation_world import (
 )
 
 
-# The ledger's captures are of now, and the files of this day: nothing is missing by then.
 async def today(world: World) -> str:
-    row = world.sql.execute("SELECT (paymesh_now() AT TIME ZONE 'UTC')::date").fetchone()
-    assert row is not None
-    return str(row[0])
+    """The ledger's captures are of this day; by the one that files have else, none is missing."""
+    [day] = await days_from_today(world, 1)
+    return day
+
+
+async def days_from_today(world: World, count: int, start: int = 0) -> list[str]:
+    rows = world.sql.execute(
+        "SELECT (paymesh_now() AT TIME ZONE 'UTC')::date + n FROM unnest(%s::int[]) AS n",
+        [list(range(start, start + count))],
+    )
+    return [str(row[0]) for row in rows]
 
 
 async def test_a_day_that_matches_is_balanced(world: World) -> None:
@@ -340,12 +347,7 @@ async def test_class_11_a_transfer_that_is_not_the_sum_of_its_lines(world: World
 
 async def test_classes_1_and_2_a_capture_that_is_in_no_file_ages(world: World) -> None:
     missing = await world.capture(500, 5)
-    days = [
-        str(row[0])
-        for row in world.sql.execute(
-            "SELECT (paymesh_now() AT TIME ZONE 'UTC')::date + n FROM generate_series(0, 3) AS n"
-        ).fetchall()
-    ]
+    days = await days_from_today(world, 4)
     first = await world.day(DayFile(day=days[0]), days[0])
     [timing] = await world.breaks(first)
     assert class_of(timing) == pb.BREAK_CLASS_TIMING
@@ -375,6 +377,42 @@ async def test_classes_1_and_2_a_capture_that_is_in_no_file_ages(world: World) -
     assert world.booked() == 2
     assert [one.state for one in await world.breaks()] == [pb.BREAK_STATE_CLEARED]
     await world.assert_sums_to_zero()
+
+
+async def test_a_capture_whose_line_a_correction_takes_away_is_missing_again(world: World) -> None:
+    mine = await world.capture(500, 5)
+    days = await days_from_today(world, 5)
+    for day in days[:3]:
+        await world.day(DayFile(day=day), day)
+    settled = await world.day(DayFile(day=days[3]).line(500, 5, **mine), days[3])
+    assert settled.state == pb.RUN_STATE_BALANCED
+    assert [one.state for one in await world.breaks()] == [pb.BREAK_STATE_CLEARED]
+
+    corrected = await world.day(DayFile(day=days[3], revision=1), days[3])
+    assert (corrected.version, counts(corrected)) == (2, {pb.BREAK_CLASS_NEVER_SETTLED: 1})
+    [missing] = await world.breaks(corrected)
+    assert (missing.state, missing.amount_minor) == (pb.BREAK_STATE_POSTED, -495)
+    assert await world.balance(RECEIVABLE) == 0
+    assert await world.run(days[3]) == corrected
+
+    # The line comes with a later day after all.
+    later = await world.day(DayFile(day=days[4]).line(500, 5, **mine), days[4])
+    assert later.state == pb.RUN_STATE_BALANCED
+    assert (await world.balance(RECEIVABLE), await world.balance(SUSPENSE)) == (495, 0)
+    await world.assert_sums_to_zero()
+
+
+async def test_a_capture_that_came_after_its_line_is_missing_again_without_it(
+    world: World,
+) -> None:
+    mine = await world.capture(500)
+    days = await days_from_today(world, 2, start=-1)
+    await world.day(DayFile(day=days[0]).line(500, **mine), days[0])
+    await world.day(DayFile(500, day=days[1]), days[1])
+    corrected = await world.day(
+        DayFile(day=days[0], revision=1).line(500, 0, kind="ADJUSTMENT"), days[0]
+    )
+    assert counts(corrected) == {pb.BREAK_CLASS_UNKNOWN_TO_US: 1, pb.BREAK_CLASS_TIMING: 1}
 
 
 async def test_class_8_an_order_that_the_ledger_has_twice(world: World) -> None:

@@ -191,8 +191,8 @@ async def test_a_night_goes_back_no_further_than_a_line_for_its_capture(world: W
     assert len(await versions(world)) == 2
 
 
-async def test_another_sources_captures_are_not_touched(world: World, psp: str) -> None:
-    other = world.of("fees-199")
+async def test_another_sources_captures_are_not_touched(world: World) -> None:
+    other = world.of(world.source.replace("psp", "fees"))
     theirs = await other.capture(500)
     run = await world.day(DayFile().line(500, **theirs))
     assert counts(run) == {pb.BREAK_CLASS_UNKNOWN_TO_US: 1}

@@ -977,9 +977,11 @@ class RunBalance(_message.Message):
     currency_code: _builtins.str
     """ISO 4217 code."""
     opening_minor: _builtins.int
-    """The sum of the statements' opening balances, if the format carries them."""
+    """What the day's statements begin with, if the format carries it: the sum over the
+    accounts. Statements of one account that go on from each other begin once.
+    """
     closing_minor: _builtins.int
-    """The sum of their closing balances, if the format carries them."""
+    """What they end with, if the format carries it, likewise."""
     lines_minor: _builtins.int
     """The sum of the day's lines."""
     ledger_minor: _builtins.int
