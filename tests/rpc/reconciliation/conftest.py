@@ -28,7 +28,7 @@ if TYPE_CHECKING:
     )
 
 MAX_FILE_BYTES = 3_000_000
-_SOURCES = 200
+_SOURCES = 400
 _PSP = Source(kind="psp", accounts=frozenset({"acct-1", "acct-2"}), settle_days=3)
 _DAILY = _PSP.model_copy(update={"file_days": "daily"})
 _WEEKDAYS = _PSP.model_copy(update={"file_days": "weekdays"})
