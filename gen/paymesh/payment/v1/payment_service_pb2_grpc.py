@@ -109,8 +109,10 @@ class PaymentServiceServicer:
         Errors: INVALID_ARGUMENT / VALIDATION_FAILED (BadRequest names each field),
         CARD_NUMBER_REFUSED, UNKNOWN_CURRENCY; ALREADY_EXISTS / REQUEST_ID_REUSED
         (metadata `fields` names what differs); RESOURCE_EXHAUSTED / OVERLOADED (with
-        RetryInfo); UNAVAILABLE / DEPENDENCY_DOWN (provably nothing was accepted);
-        ABORTED / OUTCOME_UNKNOWN (not known; call again with the same request_id).
+        RetryInfo); UNAVAILABLE / DEPENDENCY_DOWN (provably this call accepted
+        nothing; of an earlier one with this request_id whose outcome is unknown it
+        says nothing); ABORTED / OUTCOME_UNKNOWN (not known; call again with the same
+        request_id).
         """
         context.set_code(grpc.StatusCode.UNIMPLEMENTED)
         context.set_details('Method not implemented!')

@@ -59,8 +59,10 @@ class PaymentServiceStub:
     Errors: INVALID_ARGUMENT / VALIDATION_FAILED (BadRequest names each field),
     CARD_NUMBER_REFUSED, UNKNOWN_CURRENCY; ALREADY_EXISTS / REQUEST_ID_REUSED
     (metadata `fields` names what differs); RESOURCE_EXHAUSTED / OVERLOADED (with
-    RetryInfo); UNAVAILABLE / DEPENDENCY_DOWN (provably nothing was accepted);
-    ABORTED / OUTCOME_UNKNOWN (not known; call again with the same request_id).
+    RetryInfo); UNAVAILABLE / DEPENDENCY_DOWN (provably this call accepted
+    nothing; of an earlier one with this request_id whose outcome is unknown it
+    says nothing); ABORTED / OUTCOME_UNKNOWN (not known; call again with the same
+    request_id).
     """
     CreatePayments: _grpc.StreamStreamMultiCallable[_payment_service_pb2.CreatePaymentsRequest, _payment_service_pb2.CreatePaymentsResponse]
     """Makes many payments over one stream: bulk ingress, at less cost a payment.
@@ -173,8 +175,10 @@ class PaymentServiceAsyncStub(PaymentServiceStub):
     Errors: INVALID_ARGUMENT / VALIDATION_FAILED (BadRequest names each field),
     CARD_NUMBER_REFUSED, UNKNOWN_CURRENCY; ALREADY_EXISTS / REQUEST_ID_REUSED
     (metadata `fields` names what differs); RESOURCE_EXHAUSTED / OVERLOADED (with
-    RetryInfo); UNAVAILABLE / DEPENDENCY_DOWN (provably nothing was accepted);
-    ABORTED / OUTCOME_UNKNOWN (not known; call again with the same request_id).
+    RetryInfo); UNAVAILABLE / DEPENDENCY_DOWN (provably this call accepted
+    nothing; of an earlier one with this request_id whose outcome is unknown it
+    says nothing); ABORTED / OUTCOME_UNKNOWN (not known; call again with the same
+    request_id).
     """
     CreatePayments: _aio.StreamStreamMultiCallable[_payment_service_pb2.CreatePaymentsRequest, _payment_service_pb2.CreatePaymentsResponse]  # type: ignore[assignment]
     """Makes many payments over one stream: bulk ingress, at less cost a payment.
@@ -290,8 +294,10 @@ class PaymentServiceServicer(metaclass=_abc_1.ABCMeta):
         Errors: INVALID_ARGUMENT / VALIDATION_FAILED (BadRequest names each field),
         CARD_NUMBER_REFUSED, UNKNOWN_CURRENCY; ALREADY_EXISTS / REQUEST_ID_REUSED
         (metadata `fields` names what differs); RESOURCE_EXHAUSTED / OVERLOADED (with
-        RetryInfo); UNAVAILABLE / DEPENDENCY_DOWN (provably nothing was accepted);
-        ABORTED / OUTCOME_UNKNOWN (not known; call again with the same request_id).
+        RetryInfo); UNAVAILABLE / DEPENDENCY_DOWN (provably this call accepted
+        nothing; of an earlier one with this request_id whose outcome is unknown it
+        says nothing); ABORTED / OUTCOME_UNKNOWN (not known; call again with the same
+        request_id).
         """
 
     @_abc_1.abstractmethod
