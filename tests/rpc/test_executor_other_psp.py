@@ -177,7 +177,7 @@ async def test_after_a_call_that_found_nobody_the_name_is_asked_for_again(url: s
         async with before.serving(port):
             assert (await client.execute_one(new_operation()))[0] == "captured"
         assert (await client.execute_one(new_operation()))[0] == "unknown"
-        async with after.serving(port):
+        async with after.serving(port), asyncio.timeout(20):
             operation = new_operation()
             while (await client.execute_one(operation))[0] == "unknown":
                 operation = new_operation()  # until the channel has a connection again
