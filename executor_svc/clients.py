@@ -263,7 +263,7 @@ def _category(number: int) -> DeclineCategory:
 def _fee(fee: money_pb2.Money, told: pb.ChargeOutcome | pb.LookUpResult) -> Money | None:
     """A fee that can't be booked is left to the settlement file, which tells it again."""
     in_range = 0 <= fee.amount_minor <= money.MAX_AMOUNT_MINOR
-    if not in_range or money.exponent(fee.currency_code) is None:
+    if not in_range or money.any_exponent(fee.currency_code) is None:
         log.warning("psp_fee_left_out", psp_key=ids.shown(told.idempotency_key))
         return None
     return Money(fee.amount_minor, fee.currency_code)

@@ -261,7 +261,7 @@ def _operation(item: pb.OperationItem) -> Operation | MeshError:
         violations += _unsettled(item)
     if violations:
         return validation_failed(*violations)
-    if money.exponent(item.amount.currency_code) is None:
+    if money.any_exponent(item.amount.currency_code) is None:
         return MeshError(
             Reason.UNKNOWN_CURRENCY,
             "the currency is not money in use by ISO 4217",
@@ -288,7 +288,7 @@ def _unsettled(item: pb.OperationItem) -> list[Violation]:
         violations.append(
             Violation("settled.amount.currency_code", "must be the operation's currency")
         )
-    if settled.HasField("fee") and money.exponent(settled.fee.currency_code) is None:
+    if settled.HasField("fee") and money.any_exponent(settled.fee.currency_code) is None:
         violations.append(Violation("settled.fee.currency_code", "not money in use by ISO 4217"))
     return violations
 

@@ -166,7 +166,7 @@ def _money(message: money_pb2.Money) -> money.Money:
 
 
 def _unknown_currency(currency_code: str, field: str) -> MeshError | None:
-    if money.exponent(currency_code) is not None:
+    if money.any_exponent(currency_code) is not None:
         return None
     return MeshError(
         Reason.UNKNOWN_CURRENCY,

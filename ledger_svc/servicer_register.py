@@ -44,7 +44,7 @@ def _registered(item: pb.RegisteredOperation) -> Registered | MeshError:
     error = check(item)
     if error is not None:
         return error
-    if money.exponent(item.amount.currency_code) is None:
+    if money.any_exponent(item.amount.currency_code) is None:
         return MeshError(
             Reason.UNKNOWN_CURRENCY,
             "the currency is not one of ISO 4217",

@@ -126,7 +126,7 @@ def _movement(item: wallet_posting_service_pb2.MovementItem) -> Movement | MeshE
     error = check(item)
     if error is not None:
         return error
-    if money.exponent(item.amount.currency_code) is None:
+    if money.any_exponent(item.amount.currency_code) is None:
         return MeshError(
             Reason.UNKNOWN_CURRENCY,
             "the currency is not one of ISO 4217",

@@ -212,6 +212,17 @@ BAD_ITEMS: list[tuple[dict[str, Any], str, Reason]] = [
 ]
 
 
+async def test_what_was_accepted_in_a_currency_that_is_withdrawn_since_goes_its_way(
+    url: str,
+) -> None:
+    psp, accepted = FakePsp(), broken(currency_code="DEM")
+    async with psp.serving() as target, serving(url, target) as client, client.stream() as stream:
+        await stream.send_items([accepted])
+        await stream.until(lambda s: len(s.outcomes) == 1)
+        (outcome,) = stream.outcomes
+    assert outcome.captured.amount == accepted.amount
+
+
 async def test_a_bad_item_is_refused_by_field_and_fails_no_neighbour(url: str) -> None:
     psp, good = FakePsp(), new_operations(3)
     bad = [broken(**change) for change, _, _ in BAD_ITEMS]

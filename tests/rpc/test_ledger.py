@@ -104,6 +104,15 @@ def entry(account: pb.Account, direction: pb.Direction.ValueType, amount: Money)
     return pb.Entry(account=account, direction=direction, amount=amount)
 
 
+async def test_what_was_captured_in_a_currency_that_is_withdrawn_since_is_booked(
+    ledger: LedgerServiceAsyncStub, postings: LedgerPostingServiceAsyncStub
+) -> None:
+    asked = event(captured=Money(amount_minor=100, currency_code="DEM"))
+    response = await postings.PostEvents(request(asked))
+    assert response.results[0].WhichOneof("result") == "posted"
+    assert await balance(ledger, receivable(asked.capture.source), "DEM") == 100
+
+
 async def test_a_capture_with_a_fee(
     ledger: LedgerServiceAsyncStub, postings: LedgerPostingServiceAsyncStub
 ) -> None:

@@ -76,6 +76,16 @@ async def balances(wallets: WalletServiceAsyncStub, seller_id: str) -> list[pb.B
     return list(response.wallet.balances)
 
 
+async def test_what_was_captured_in_a_currency_that_is_withdrawn_since_is_credited(
+    wallets: WalletServiceAsyncStub, postings: WalletPostingServiceAsyncStub
+) -> None:
+    asked = item(amount=Money(amount_minor=90, currency_code="DEM"))
+    await postings.ApplyMovements(request(asked))
+    assert await balances(wallets, asked.seller_id) == [
+        pb.Balance(currency_code="DEM", pending_minor=90)
+    ]
+
+
 async def test_a_capture(
     wallets: WalletServiceAsyncStub, postings: WalletPostingServiceAsyncStub
 ) -> None:
