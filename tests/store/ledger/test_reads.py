@@ -171,7 +171,6 @@ async def test_accounts_are_read_from_the_index_alone(
         )
     superuser.commit()
     superuser.autocommit = True
-    superuser.execute("VACUUM (ANALYZE) entry")
 
     asked = (
         Account(K.SELLER_PENDING, owner_id=sellers[0])
@@ -188,9 +187,13 @@ async def test_accounts_are_read_from_the_index_alone(
         "before_id": uuid.UUID(int=0),
         "limit": 50,
     }
-    balance = await _plan(database, store.BALANCE_SQL, parameters)
+    balance = ""
+    async with asyncio.timeout(20):
+        # Whoever reads at the same time, such as an autovacuum, keeps rows from being all-visible.
+        while "Heap Fetches: 0" not in balance:
+            superuser.execute("VACUUM (ANALYZE) entry")
+            balance = await _plan(database, store.BALANCE_SQL, parameters)
     assert "Index Only Scan using entry_by_account" in balance
-    assert "Heap Fetches: 0" in balance
     listed = await _plan(database, store.LIST_BY_ACCOUNT_SQL, parameters)
     assert "Index Only Scan Backward using entry_by_account" in listed
     assert "Sort Key" not in listed
