@@ -105,10 +105,12 @@ def wire(settings: Settings, database: Database) -> Wired:
     to_wallet = open_channel(settings.wallet_target)
     to_ledger = open_channel(settings.ledger_target)
 
+    waits = schedule(settings)
     lease = Lease(database, name=process_name(), lease_s=settings.lease_ms / 1000)
     registering = Registering(
         database,
         RegisterClient(OperationRegisterServiceStub(to_ledger), deadline_s=deadline_s),
+        again=waits.delayed,
         poll_s=settings.evidence_poll_ms / 1000,
     )
     waiting = Waiting(database, poll_s=poll_s)
@@ -125,7 +127,7 @@ def wire(settings: Settings, database: Database) -> Wired:
     )
     wallet = WalletClient(WalletPostingServiceStub(to_wallet), deadline_s=deadline_s)
     ledger = LedgerClient(LedgerPostingServiceStub(to_ledger), deadline_s=deadline_s)
-    conveyor = Conveyor(wallet, ledger, schedule(settings), intake.finish)
+    conveyor = Conveyor(wallet, ledger, waits, intake.finish)
     intake.connect(conveyor)
     executor = ExecutorStream(
         ExecutorServiceStub(to_executor),

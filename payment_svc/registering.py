@@ -17,6 +17,7 @@ from mesh.errors import MeshError
 from payment_svc import operations
 from payment_svc.clients_reconciliation import MAX_LIST_ITEMS, RegisterClient
 from payment_svc.domain import News, Progress
+from payment_svc.schedule import Backoff
 
 log = structlog.get_logger()
 
@@ -27,10 +28,16 @@ GATHER_S = 0.25
 class Registering:
     """The loop that tells the register."""
 
-    def __init__(self, database: Database, register: RegisterClient, *, poll_s: float) -> None:
-        """`poll_s` is how often it looks for what others left, in seconds."""
+    def __init__(
+        self, database: Database, register: RegisterClient, *, again: Backoff, poll_s: float
+    ) -> None:
+        """`poll_s` is how often it looks for what others left, in seconds.
+
+        again: when it asks again after a failure.
+        """
         self._database = database
         self._register = register
+        self._again = again
         self._poll_s = poll_s
         self._wake = asyncio.Event()
         self._refused: set[UUID] = set()
@@ -45,14 +52,18 @@ class Registering:
 
     async def run(self) -> None:
         """Runs until cancelled; a ledger or a database that is away is asked again."""
+        failures = 0
         while True:
             self._wake.clear()
             try:
                 await self._tell()
             except MeshError as error:
-                log.warning("register_waits", cause=str(error))
-                await asyncio.sleep(self._poll_s)
+                retry_after_s = self._again.after(failures)
+                failures += 1
+                log.warning("register_waits", cause=str(error), retry_after_s=retry_after_s)
+                await asyncio.sleep(retry_after_s)
                 continue
+            failures = 0
             await asyncio.sleep(min(GATHER_S, self._poll_s))
             try:
                 async with asyncio.timeout(self._poll_s):

@@ -114,6 +114,17 @@ async def test_what_waits_as_before_is_not_told_again(world: World) -> None:
     assert len(world.ledger.registered) == lists
 
 
+async def test_a_ledger_that_fails_for_a_moment_is_told_a_moment_later(
+    world: World,
+) -> None:
+    """Not when the next look for what others left is due."""
+    replica = await world.replica(**LONG, evidence_poll_ms=600_000)
+    world.ledger.lose_memos = 2
+    world.executor.on(ODD, declined)
+    payment = await replica.create(checkout(ODD))
+    await told(world, operation_of(payment), register_pb.REGISTER_STATE_DECLINED)
+
+
 async def test_a_ledger_that_is_away_is_told_later_and_holds_up_nobody(world: World) -> None:
     replica = await world.replica(**LONG)
     world.ledger.fail_memos = DOWN
