@@ -15,7 +15,7 @@ from tests.faults.engine.faults import Scenario
 from tests.faults.engine.run import Result
 
 WORKERS = max(1, min(2, os.cpu_count() or 1))
-MESHES = 4
+MESHES = 5
 """In each worker: most of a scenario is waiting, for deadlines, leases and reconnections."""
 
 MOST_REPLACED = 20

@@ -156,6 +156,8 @@ FLOWS: Mapping[str, Flow] = {
             Forgetting, "tok_silent", [_PARKED, _SUCCEEDED | _PARKED], {1: "tok_timeout_nothing"}
         ),
         {
+            # What earlier scenarios left parked is asked about, too.
+            "payment": {"parked_poll_ms": 400},
             "executor": {"key_window_s": _KEY_WINDOW_S},
             "psp_stub": {"key_memory_s": _KEY_MEMORY_S},
         },

@@ -51,7 +51,7 @@ SERVICES = ("psp_stub", "executor", "wallet", "ledger", "payment")
 SETTINGS: Mapping[str, Mapping[str, Any]] = {
     "payment": {
         "lease_ms": 600,
-        "poll_ms": 100,
+        "poll_ms": 150,
         "call_deadline_ms": 500,
         "item_timeout_ms": 1_000,
         "pending_first_ms": 20,

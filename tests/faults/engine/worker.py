@@ -55,25 +55,27 @@ async def work(admin_url: str, meshes: int) -> None:
     await loop.connect_read_pipe(lambda: asyncio.StreamReaderProtocol(reader), sys.stdin)
 
     async def serve() -> None:
-        by_flow: dict[str, tuple[FailingMesh, Sessions]] = {}
+        # Never two: in what other flows left, orders that are parked are asked about for ever.
+        current: tuple[str, FailingMesh, Sessions] | None = None
         while text := await scenarios.get():
             scenario = Scenario.parse(text)
             flow = FLOWS[scenario.flow]
             key = scenario.flow if flow.settings or flow.replicas > 1 else ""
-            if key in by_flow:
-                mesh, books = by_flow.pop(key)
-            else:
-                mesh, books = await new_mesh(admin_url, templates, flow)
+            if current is not None and current[0] != key:
+                await current[1].stop()
+                current = None
+            if current is None:
+                current = key, *await new_mesh(admin_url, templates, flow)
+            _, mesh, books = current
             result = await _run(mesh, books, scenario)
             _print(result)
             if result.problems:
                 # What it left behind would trouble the next one.
                 with suppress(TimeoutError):
                     await asyncio.wait_for(mesh.stop(), _STOP_S)
-            else:
-                by_flow[key] = mesh, books
-        for mesh, _ in by_flow.values():
-            await mesh.stop()
+                current = None
+        if current is not None:
+            await current[1].stop()
 
     async def read() -> None:
         while line := await reader.readline():
