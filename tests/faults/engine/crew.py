@@ -62,11 +62,11 @@ class Crew:
         *,
         tries: int = TRIES,
     ) -> list[Result]:
-        """Runs them all; what did not fire is tried again, so many times in all."""
+        """Runs them all; what did not fire is tried again (`early`), so many times in all."""
         results: dict[str, Result] = {}
         missing = list(scenarios)
-        for _ in range(tries):
-            for result in await self.run_each(missing, tell):
+        for number in range(tries):
+            for result in await self.run_each(missing, tell, early=number > 0):
                 results[str(result.scenario)] = result
             missing = [
                 result.scenario
@@ -78,17 +78,26 @@ class Crew:
         return list(results.values())
 
     async def run_each(
-        self, scenarios: Iterable[Scenario], tell: Callable[[Result], None] = lambda _: None
+        self,
+        scenarios: Iterable[Scenario],
+        tell: Callable[[Result], None] = lambda _: None,
+        *,
+        early: bool = False,
     ) -> list[Result]:
-        """Runs each once, also of equal ones."""
+        """Runs each once, also of equal ones. early: see engine.run."""
         waiting = iter([str(scenario) for scenario in scenarios])
         per_worker = await asyncio.gather(
-            *(self._feed(place, waiting, tell) for place in range(self._wanted))
+            *(self._feed(place, waiting, tell, early=early) for place in range(self._wanted))
         )
         return [result for results in per_worker for result in results]
 
     async def _feed(
-        self, place: int, waiting: Iterator[str], tell: Callable[[Result], None]
+        self,
+        place: int,
+        waiting: Iterator[str],
+        tell: Callable[[Result], None],
+        *,
+        early: bool,
     ) -> list[Result]:
         """Keeps the worker in a place busy: it gets a new scenario for each that it has run."""
         results: list[Result] = []
@@ -103,7 +112,8 @@ class Crew:
                 if text is None:
                     break
                 under_way[text] += 1
-                worker.stdin.write(f"{text}\n".encode())
+                asked = json.dumps({"scenario": text, "early": early})
+                worker.stdin.write(f"{asked}\n".encode())
             if not under_way.total():
                 return results
             if line := await worker.stdout.readline():

@@ -11,10 +11,10 @@ from functools import reduce
 from tests.faults.engine.faults import Fault, Scenario, kinds_at
 from tests.faults.engine.flows import FLOWS
 
+BACKGROUND = frozenset({"payment.take", "payment.renew_epoch", "payment.attention"})
+"""Passed from time to time although nobody asks for anything."""
 # Passed again and again for as long as anything lasts: the next passage is like the one before.
-_RECURRING = frozenset(
-    {"payment.take", "payment.renew_epoch", "client>payment CreatePayment", "payment.attention"}
-)
+_RECURRING = BACKGROUND | {"client>payment CreatePayment"}
 _MOST_PASSAGES = 3
 _MOST_PASSAGES_LATER = 2
 

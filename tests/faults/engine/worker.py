@@ -1,4 +1,4 @@
-"""A process that runs scenarios: a line in is a scenario, a line out is its result.
+"""A process that runs scenarios: a line in is one and how, a line out is its result.
 
 It has a PostgreSQL in memory of its own, and several meshes, because most of a scenario is
 waiting. `python -m tests.faults.engine.worker MESHES`
@@ -57,8 +57,9 @@ async def work(admin_url: str, meshes: int) -> None:
     async def serve() -> None:
         # Never two: in what other flows left, orders that are parked are asked about for ever.
         current: tuple[str, FailingMesh, Sessions] | None = None
-        while text := await scenarios.get():
-            scenario = Scenario.parse(text)
+        while line := await scenarios.get():
+            asked = json.loads(line)
+            scenario = Scenario.parse(asked["scenario"])
             flow = FLOWS[scenario.flow]
             key = scenario.flow if flow.settings or flow.replicas > 1 else ""
             if current is not None and current[0] != key:
@@ -67,7 +68,7 @@ async def work(admin_url: str, meshes: int) -> None:
             if current is None:
                 current = key, *await new_mesh(admin_url, templates, flow)
             _, mesh, books = current
-            result = await _run(mesh, books, scenario)
+            result = await _run(mesh, books, scenario, early=asked["early"])
             _print(result)
             if result.problems:
                 # What it left behind would trouble the next one.
@@ -89,11 +90,11 @@ async def work(admin_url: str, meshes: int) -> None:
             together.create_task(serve())
 
 
-async def _run(mesh: FailingMesh, books: Sessions, scenario: Scenario) -> Result:
+async def _run(mesh: FailingMesh, books: Sessions, scenario: Scenario, *, early: bool) -> Result:
     """The scenario's result; what hangs has one, too."""
     try:
         async with asyncio.timeout(_STUCK_S):
-            return await run(mesh, books, scenario)
+            return await run(mesh, books, scenario, early=early)
     except TimeoutError:
         return Result(scenario, seconds=_STUCK_S, problems=[f"stuck: {mesh.what_goes_on()}"])
 
