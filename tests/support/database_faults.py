@@ -6,7 +6,7 @@ import os
 import signal
 import time
 from collections.abc import Iterator
-from contextlib import ExitStack, contextmanager, suppress
+from contextlib import ExitStack, closing, contextmanager, suppress
 from pathlib import Path
 
 import psycopg
@@ -90,24 +90,37 @@ def commits_hanging(mesh: RunningMesh) -> Iterator[None]:
     """Whoever commits waits for a standby that there is not, with its work already done."""
     _configure(mesh, "SET synchronous_standby_names = 'ghost'")
     try:
+        _wait_until_commits_hang(mesh)
         yield
     finally:
         _configure(mesh, "RESET synchronous_standby_names")
 
 
+def _wait_until_commits_hang(mesh: RunningMesh) -> None:
+    # A reload is asked for and not waited for: it is the checkpointer that tells the sessions of a
+    # standby, a moment later. So one of ours commits until it hangs, and is cut then.
+    with closing(psycopg.connect(mesh.databases["admin"], autocommit=True)) as probe:
+
+        def hangs() -> bool:
+            probe.pgconn.consume_input()
+            if not probe.pgconn.is_busy():
+                while probe.pgconn.get_result():
+                    pass
+                probe.pgconn.send_query(b"SELECT pg_logical_emit_message(true, 'probe', '')")
+            return _waits_for_standby(mesh, "pid = %s", probe.info.backend_pid)
+
+        eventually(hangs)
+        _admin(mesh, f"SELECT pg_terminate_backend({probe.info.backend_pid})")
+
+
 def wait_for_commit(mesh: RunningMesh, service: str, timeout_s: float = 30.0) -> None:
     """Until a commit of the service waits for the standby. AssertionError if none does."""
-    eventually(
-        lambda: (
-            mesh.count(
-                "admin",
-                "SELECT count(*) FROM pg_stat_activity"
-                " WHERE wait_event = 'SyncRep' AND datname = %s",
-                f"paymesh_{service}",
-            )
-            > 0
-        )
-    )
+    eventually(lambda: _waits_for_standby(mesh, "datname = %s", f"paymesh_{service}"), timeout_s)
+
+
+def _waits_for_standby(mesh: RunningMesh, which: str, value: object) -> bool:
+    hanging = f"SELECT count(*) FROM pg_stat_activity WHERE wait_event = 'SyncRep' AND {which}"
+    return mesh.count("admin", hanging, value) > 0
 
 
 def cut_connections(mesh: RunningMesh) -> None:
