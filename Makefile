@@ -86,9 +86,9 @@ faults: setup ## every fault, and pairs of faults, in one process: docs/faults.m
 	$(BIN)/python -m bench.failpoints
 	$(BIN)/python -m tests.faults.engine --report docs/faults.md
 
-faults-all: setup ## all pairs of all flows, 20,000 triples and 10,000 races; hours (PART=1/4)
+faults-all: setup ## all pairs of four flows, 20,000 triples, 10,000 races; hours (PART=1/4)
 	$(BIN)/python -m tests.faults.engine --all --triples 20000 --part $(or $(PART),1/1)
-	$(BIN)/python -m tests.faults.engine --races 10000
+	$(BIN)/python -m tests.faults.engine --races 10000 --part $(or $(PART),1/1)
 
 faults-real: setup ## kill and stop real services at named moments (PAIRS=500) and under load
 	$(BIN)/python -m tests.faults.real --pairs $(or $(PAIRS),500)

@@ -2,7 +2,8 @@
 
 python -m tests.faults.engine                       singles and pairs; docs/faults.md
 python -m tests.faults.engine --pairs 0             singles alone
-python -m tests.faults.engine --all                 every pair of every flow
+python -m tests.faults.engine --all                 every pair of four flows, 3,000 of the others
+python -m tests.faults.engine --all --flow silence  every pair of this flow
 python -m tests.faults.engine --all --part 1/4      a quarter of them
 python -m tests.faults.engine --triples 20000       sampled triples of the flow with one order
 python -m tests.faults.engine --replay 'SCENARIO'   one scenario, with the services' log
@@ -40,7 +41,7 @@ def main() -> int:
     if asked.replay is not None:
         return asyncio.run(_replay(asked.replay))
     if asked.races:
-        return asyncio.run(_races(asked.races))
+        return asyncio.run(_races(asked.races // asked.part[1]))
     flows = asked.flow or [flow for flow in FLOWS if flow != "race"]
     plan = campaign.Asked(
         flows, {flow: _pairs(flow, asked) for flow in flows}, asked.triples, asked.seed, asked.part
@@ -63,7 +64,7 @@ def _part(text: str) -> tuple[int, int]:
 
 def _pairs(flow: str, asked: argparse.Namespace) -> int | None:
     if asked.all:
-        return None
+        return None if asked.flow else campaign.most(flow)
     return campaign.usual(flow) if asked.pairs is None else int(asked.pairs)
 
 

@@ -16,9 +16,10 @@ EXHAUSTIVE = "one-order"
 """The flow of which every ordered pair is run."""
 SAMPLED = ("three-orders", "charged-then-silence", "night")
 PAIRS_SAMPLED = 3_000
-"""Of each of those flows."""
+"""Of each of those flows; where all of theirs are run, of each of the others."""
 PAIRS_OF_OTHERS = 300
-"""Of each of the flows that differ in what the PSP does alone."""
+"""Of each of the flows that differ in what the PSP does alone: there, every single fault is one
+that comes with a fault of the PSP."""
 _RUNS_WITHOUT_FAULT = 24
 _TRIES_OF_SINGLES = 12
 """What 24 runs passed may still be chance, and missed a few times."""
@@ -46,6 +47,11 @@ def usual(flow: str) -> int | None:
     if flow == EXHAUSTIVE:
         return None
     return PAIRS_SAMPLED if flow in SAMPLED else PAIRS_OF_OTHERS
+
+
+def most(flow: str) -> int | None:
+    """How many pairs of a flow `make faults-all` runs."""
+    return None if flow in (EXHAUSTIVE, *SAMPLED) else PAIRS_SAMPLED
 
 
 @dataclass(slots=True)

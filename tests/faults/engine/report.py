@@ -49,12 +49,18 @@ def told(result: Result) -> str:
 
 def summary(done: Sequence[Done], seconds: float, replaced: int) -> str:
     """The verdict. replaced: workers that ended by themselves."""
+    lines = [
+        f"{flow.flow}: {len(flow.singles)} singles, {len(flow.pairs)} of {flow.pairs_in_all} pairs,"
+        f" {len(flow.triples)} triples in {flow.seconds:.0f} s: {len(failures([flow]))} failed,"
+        f" {len(missed([flow]))} whose last fault never came to pass"
+        for flow in done
+    ]
     scenarios = sum(len(flow.results) for flow in done)
-    verdict = (
+    lines.append(
         f"{scenarios} scenarios in {seconds:.0f} s: {len(failures(done))} failed,"
         f" {len(missed(done))} whose last fault never came to pass"
     )
-    lines = [verdict, _replaced(replaced)]
+    lines.append(_replaced(replaced))
     for result in failures(done):
         lines += [f"FAILED {result.scenario}", f"  {command(result)}"]
     return "\n".join(lines)
