@@ -193,7 +193,7 @@ class Conveyor:
         return None
 
     def _judged(self, item: Item, outcome: Outcome, problem: MeshError | None) -> Progress:
-        result, attention = _result(item.state, outcome, problem)
+        result, attention = _result(item, outcome, problem)
         poll = isinstance(outcome, Parked) and outcome.poll
         retry_after_s = self._schedule.retry_after_s(result, item.attempt, poll=poll)
         if problem is not None or isinstance(outcome, Delayed):
@@ -203,7 +203,7 @@ class Conveyor:
                 cause=str(problem or outcome),
                 retry_after_s=retry_after_s,
             )
-        operation_state, evidence = _operation(item.state, outcome)
+        operation_state, evidence = _operation(item, outcome)
         declined = outcome if result is Result.DECLINED else None
         return Progress(
             item=item,
@@ -235,15 +235,15 @@ def _part(item: Item, problem: str) -> Part:
     return Part(item.payment_id, item.order_id, item.operation_id, problem)
 
 
-def _result(
-    state: OrderState, outcome: Outcome, problem: MeshError | None
-) -> tuple[Result, str | None]:
+def _result(item: Item, outcome: Outcome, problem: MeshError | None) -> tuple[Result, str | None]:
     """What was learnt, and what an operator has to know; None: nothing new."""
     match outcome:
-        case Declined() if state is OrderState.CAPTURED:
+        case Declined() if item.captured:
             return Result.PARKED, "CONTRADICTED: captured before, and now said to be declined"
-        case Pending() | Unknown() if state is OrderState.CAPTURED:
+        case Pending() | Unknown() if item.state is OrderState.CAPTURED:
             return Result.DELAYED, None
+        case Pending() if item.captured:
+            return Result.UNKNOWN, None
         case Captured() if problem is None:
             return Result.BOOKED, ""
         case Captured() if problem is not None and problem.is_permanent:
@@ -263,10 +263,8 @@ def _result(
             return Result.DELAYED, None
 
 
-def _operation(
-    state: OrderState, outcome: Outcome
-) -> tuple[OperationState | None, Evidence | None]:
-    if state is OrderState.CAPTURED and not isinstance(outcome, Captured):
+def _operation(item: Item, outcome: Outcome) -> tuple[OperationState | None, Evidence | None]:
+    if item.captured and not isinstance(outcome, Captured):
         return None, None  # what is known of the money stays
     match outcome:
         case Captured():

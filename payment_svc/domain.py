@@ -382,6 +382,8 @@ class Item:
     epoch: int
     restart: bool = False
     """Whether an operator asked for this trip: from the first rung, though it is parked."""
+    captured: bool = False
+    """Whether its order's row says that the money is taken: in CAPTURED, and in PARKED after it."""
     settled: Settled | None = None
     """What this trip brings to the executor, instead of having the PSP asked."""
 

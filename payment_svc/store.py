@@ -145,7 +145,8 @@ FROM moved
 
 _ITEM_COLUMNS = """
   o.payment_id, q.order_id, o.operation_id, o.position, q.seller_id, o.amount_minor,
-  q.currency_code, q.commission_minor, p.payment_method, q.state, o.attempt, o.epoch, o.restart
+  q.currency_code, q.commission_minor, p.payment_method, q.state, o.attempt, o.epoch, o.restart,
+  q.captured_minor > 0 AS captured
 """
 
 # A conditional update that returns what it won: two replicas that see the same rows get
@@ -490,4 +491,5 @@ def _item(row: Row[Any]) -> Item:
         attempt=row.attempt,
         epoch=row.epoch,
         restart=row.restart,
+        captured=row.captured,
     )

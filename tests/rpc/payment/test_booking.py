@@ -240,6 +240,31 @@ async def test_a_capture_that_is_contradicted_is_parked_and_never_declined(world
     await world.quiet()
 
 
+@pytest.mark.parametrize("step", [declined, pending, unknown])
+async def test_a_contradicted_capture_that_is_retried_stays_what_it_is(
+    world: World, step: Step
+) -> None:
+    replica = await world.replica()
+    await _captured_and_asked_again(world, replica, declined, asked=2)
+    (request := checkout(90, sellers=[BAD])).request_id = "captured before"
+    payment = await replica.until(request, PARKED)
+    world.executor.on(90, step)
+    asked = world.executor.asked.total()
+    await replica.retry(payment)
+    await eventually(lambda: world.executor.asked.total() > asked)
+    await eventually(lambda: not replica.conveyor._items)
+    (order,) = (await replica.get("captured before")).orders
+    assert order.state == PARKED
+    assert order.attention_reason.startswith("CONTRADICTED")
+    assert order.captured == order.amount
+    assert order.operations[0].state == payment_pb2.OPERATION_STATE_SUCCEEDED
+    # What is true in the end is booked.
+    world.executor.on(90)
+    del world.wallet.refuse[BAD]
+    await replica.retry(payment, request_id="settled with the PSP")
+    world.assert_booked(await replica.until(request, SUCCEEDED))
+
+
 async def test_text_that_the_database_refuses_parks_the_order_and_keeps_the_capture(
     world: World,
 ) -> None:
