@@ -73,7 +73,7 @@ class Outcome(Enum):
     OVERDUE = auto()
     """No evidence, after a resend ceased to be safe."""
     FORGOTTEN = auto()
-    """"Not found", after a resend ceased to be safe: no evidence either."""
+    """No evidence, after a resend ceased to be safe, from one that does not know the key."""
     WRONG_AMOUNT = auto()
     """Captured, but not what was asked."""
     REFUSED = auto()
@@ -300,7 +300,7 @@ OVERDUE = Finding(
 )
 
 ELSEWHERE = Finding(
-    Outcome.OVERDUE,
+    Outcome.FORGOTTEN,  # also of what was pending: nobody is left who could tell the end of it
     attention_reason="OUTCOME_UNKNOWN: sent to another PSP than the one that can be asked now, "
     "and it is too late to send the same key again",
 )

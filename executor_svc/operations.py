@@ -134,10 +134,9 @@ async def write(database: Database, writes: Sequence[Write]) -> list[Written | M
             for w, may_send in zip(writes, clear, strict=True)
         ]
 
-    writes_of_a_kind = (intents, resends, found or unresolved)
-    return await database.commit(
-        "executor.write", work, one_write=sum(map(bool, writes_of_a_kind)) == 1
-    )
+    # Of what is unresolved it is read first whether it is overdue.
+    one_write = not unresolved and sum(map(bool, (intents, resends, found))) == 1
+    return await database.commit("executor.write", work, one_write=one_write)
 
 
 async def find(database: Database, operation_ids: Sequence[UUID]) -> dict[UUID, Stored]:

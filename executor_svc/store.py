@@ -103,8 +103,9 @@ SET state = x.state,
 FROM json_to_recordset(cast(:findings AS json)) AS x (
   operation_id uuid, state smallint, origins integer, evidence smallint, psp_reference text,
   captured_minor bigint, captured_currency text, fee_minor bigint, fee_currency text,
-  decline_category smallint, decline_code text, attention_reason text)
+  decline_category smallint, decline_code text, attention_reason text, sends integer)
 WHERE o.operation_id = x.operation_id AND (x.origins >> o.state) & 1 = 1
+  AND (x.sends IS NULL OR o.send_count = x.sends)
   AND (o.captured_minor IS NULL OR x.captured_minor IS NOT NULL)
 RETURNING o.operation_id, o.source, o.psp_reference, o.change_time
 """)
@@ -252,6 +253,9 @@ def _finding(operation: Operation, finding: Finding, restart: bool) -> dict[str,
         "origins": origins,
         "evidence": finding.source,
     }
+    if finding.outcome is Outcome.REFUSED:
+        # The row tells, not this process: another executor may have sent it again meanwhile.
+        fields["sends"] = 1
     if finding.psp_reference:
         fields["psp_reference"] = finding.psp_reference
     if finding.captured is not None:

@@ -2,12 +2,12 @@
 
 from __future__ import annotations
 
-from collections.abc import AsyncIterator, Callable, Mapping, Sequence, Set
+from collections.abc import AsyncIterator, Awaitable, Callable, Mapping, Sequence, Set
 from dataclasses import dataclass
 from datetime import datetime
 from functools import partial
 from itertools import accumulate
-from typing import TypeAlias
+from typing import Protocol, TypeAlias, TypeVar
 from uuid import UUID
 
 from sqlalchemy.ext.asyncio import AsyncConnection
@@ -58,6 +58,8 @@ class Recorded:
 
 
 Written: TypeAlias = Accepted | Recorded | MeshError
+
+_Operation = TypeVar("_Operation", UnknownOperation, Unregistered)
 
 
 async def write(
@@ -214,26 +216,23 @@ async def let_go(database: Database, items: Sequence[Item], epoch: int) -> set[U
 
 
 async def unknown(database: Database, most: int) -> AsyncIterator[list[UnknownOperation]]:
-    """Operations whose outcome only evidence can tell, and that nobody drives; oldest first.
+    """Operations that a settlement file may tell of, and that nobody drives.
 
-    In pages of at most `most`, each read when it is asked for; none is empty.
+    First those whose outcome only evidence can tell, then those that are pending; oldest
+    first. In pages of at most `most`, each read when it is asked for; none is empty.
     """
-    place: store_reconciliation.Place = None
-    while True:
-        page = await database.read(
-            "payment.unknown", partial(store_reconciliation.select_unknown, after=place, most=most)
-        )
-        if page:
+    for name, select in (
+        ("payment.unknown", store_reconciliation.select_unknown),
+        ("payment.pending", store_reconciliation.select_pending),
+    ):
+        async for page in _pages(database, name, select, most):
             yield page
-        if len(page) < most:
-            return
-        place = page[-1].create_time, page[-1].operation_id
 
 
 async def take_unknown(
     database: Database, operations: Sequence[tuple[UUID, UUID]], epoch: int
 ) -> list[Item]:
-    """Takes (payment_id, operation_id) that are still unknown and that nobody drives."""
+    """Takes (payment_id, operation_id) still unknown or pending, and that nobody drives."""
     return await database.commit(
         "payment.take_unknown",
         lambda connection: store.take_unknown(connection, epoch, operations),
@@ -243,12 +242,23 @@ async def take_unknown(
 
 async def unregistered(database: Database, most: int) -> AsyncIterator[list[Unregistered]]:
     """Operations of which the ledger's register has something to be told; pages as above."""
+    select = store_reconciliation.select_unregistered
+    async for page in _pages(database, "payment.unregistered", select, most):
+        yield page
+
+
+class _Select(Protocol[_Operation]):
+    def __call__(
+        self, connection: AsyncConnection, after: store_reconciliation.Place, most: int
+    ) -> Awaitable[list[_Operation]]: ...
+
+
+async def _pages(
+    database: Database, name: str, select: _Select[_Operation], most: int
+) -> AsyncIterator[list[_Operation]]:
     place: store_reconciliation.Place = None
     while True:
-        page = await database.read(
-            "payment.unregistered",
-            partial(store_reconciliation.select_unregistered, after=place, most=most),
-        )
+        page = await database.read(name, partial(select, after=place, most=most))
         if page:
             yield page
         if len(page) < most:

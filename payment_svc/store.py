@@ -182,7 +182,8 @@ _TAKE_UNKNOWN = text(
     _TAKE.format(
         columns=_ITEM_COLUMNS,
         found="payment_id = ANY(:payment_ids) AND operation_id = ANY(:operation_ids)"
-        f" AND state = {OperationState.UNKNOWN.value} AND epoch IS NULL AND NOT restart",
+        f" AND state IN ({OperationState.PENDING.value}, {OperationState.UNKNOWN.value})"
+        " AND epoch IS NULL AND NOT restart",
     )
 )
 _SELECT_OWN_IDS = text("SELECT operation_id FROM operation WHERE epoch = :epoch")
@@ -338,7 +339,7 @@ async def take_of_dead(connection: AsyncConnection, epoch: int, most: int) -> li
 async def take_unknown(
     connection: AsyncConnection, epoch: int, operations: Sequence[tuple[UUID, UUID]]
 ) -> list[Item]:
-    """Takes those of the operations that are unknown and that nobody drives.
+    """Takes those of the operations that are unknown or pending and that nobody drives.
 
     operations: each (payment_id, operation_id).
     """

@@ -12,7 +12,7 @@ from datetime import datetime
 from typing import TypeAlias
 from uuid import UUID
 
-from sqlalchemy import text
+from sqlalchemy import TextClause, text
 from sqlalchemy.ext.asyncio import AsyncConnection
 
 from mesh.money import Money
@@ -28,20 +28,29 @@ _AFTER = """
 
 _FAILED, _UNKNOWN_STATE = OperationState.FAILED.value, OperationState.UNKNOWN.value
 
-# What is parked for another reason was captured, was refused, or waits for an operator with
-# what is known of it already.
-UNKNOWN_SQL = f"""
+_OPEN = f"""
 SELECT o.payment_id, q.order_id, o.operation_id, o.amount_minor, q.currency_code, o.create_time
 FROM operation o
 JOIN payment_order q ON q.payment_id = o.payment_id AND q.position = o.position
-WHERE o.state = {_UNKNOWN_STATE} AND {_AFTER}
+WHERE {{operations}} AND {_AFTER}
   AND o.epoch IS NULL AND NOT o.restart
-  AND (q.state = {OrderState.UNKNOWN.value}
-       OR q.state = {OrderState.PARKED.value}
-          AND split_part(q.attention_reason, ':', 1) = 'OUTCOME_UNKNOWN')
+  AND ({{orders}})
 ORDER BY o.create_time, o.operation_id LIMIT :most
 """
+# What is parked for another reason was captured, was refused, or waits for an operator with
+# what is known of it already.
+UNKNOWN_SQL = _OPEN.format(
+    operations=f"o.state = {_UNKNOWN_STATE}",
+    orders=f"""q.state = {OrderState.UNKNOWN.value}
+       OR q.state = {OrderState.PARKED.value}
+          AND split_part(q.attention_reason, ':', 1) = 'OUTCOME_UNKNOWN'""",
+)
 _UNKNOWN = text(UNKNOWN_SQL)
+PENDING_SQL = _OPEN.format(
+    operations=f"o.state = {OperationState.PENDING.value} AND o.next_attempt_time IS NOT NULL",
+    orders=f"q.state = {OrderState.PROCESSING.value}",
+)
+_PENDING = text(PENDING_SQL)
 
 # By its state, too: a replica of an earlier release marks nothing.
 UNREGISTERED_SQL = f"""
@@ -71,6 +80,19 @@ async def select_unknown(
     connection: AsyncConnection, after: Place, most: int
 ) -> list[UnknownOperation]:
     """Operations of orders that are unknown, or parked as such, and that nobody drives."""
+    return await _open(connection, _UNKNOWN, after, most)
+
+
+async def select_pending(
+    connection: AsyncConnection, after: Place, most: int
+) -> list[UnknownOperation]:
+    """Operations that are asked about later, because the PSP said so or was not asked yet."""
+    return await _open(connection, _PENDING, after, most)
+
+
+async def _open(
+    connection: AsyncConnection, statement: TextClause, after: Place, most: int
+) -> list[UnknownOperation]:
     return [
         UnknownOperation(
             row.payment_id,
@@ -79,7 +101,7 @@ async def select_unknown(
             Money(row.amount_minor, row.currency_code),
             row.create_time,
         )
-        for row in await connection.execute(_UNKNOWN, _page(after, most))
+        for row in await connection.execute(statement, _page(after, most))
     ]
 
 

@@ -109,6 +109,20 @@ async def test_in_time_it_is_parked_with_that_reason_and_still_moved_by_its_psp(
         assert (await client.execute_one(operation))[0] == "captured"
 
 
+async def test_in_time_it_is_parked_also_if_its_psp_said_that_it_is_pending(url: str) -> None:
+    operation = new_operation()
+    own = FakePsp(lambda item, call: psp_pb.ChargeOutcome(pending=psp_pb.ChargePending()))
+    async with own.serving() as target, serving(url, target) as client:
+        assert (await client.execute_one(operation))[0] == "pending"
+    async with other_psp().serving() as target, serving(url, target) as client:
+        # While its own PSP may come back, it stays what that one said.
+        assert (await client.execute_one(operation))[0] == "pending"
+        sent_earlier(url, operation, "12:00:00")
+        name, parked = await client.execute_one(operation)
+    assert (name, parked.poll) == ("parked", True)
+    assert parked.attention_reason.startswith("OUTCOME_UNKNOWN: sent to another PSP")
+
+
 async def test_the_settlement_file_of_its_own_psp_still_moves_it(url: str) -> None:
     operation = await sent(url)
     settled = pb.SettlementEvidence(

@@ -98,6 +98,16 @@ async def test_the_file_counts_while_the_psp_is_down(url: str) -> None:
         assert (await client.settle(operation, evidence()))[0] == "captured"
 
 
+async def test_what_is_pending_is_captured_by_the_file_and_nothing_is_asked(url: str) -> None:
+    operation = new_operation()
+    psp = FakePsp(lambda item, call: psp_pb.ChargeOutcome(pending=psp_pb.ChargePending()))
+    async with psp.serving() as target, serving(url, target) as client:
+        assert (await client.execute_one(operation))[0] == "pending"
+        asked = (len(psp.charged), len(psp.looked_up))
+        assert (await client.settle(operation, evidence()))[0] == "captured"
+    assert (len(psp.charged), len(psp.looked_up)) == asked
+
+
 async def test_what_was_parked_as_unknown_is_captured_by_the_file(url: str) -> None:
     psp = FakePsp()
     async with psp.serving() as target, serving(url, target) as client:

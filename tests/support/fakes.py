@@ -254,6 +254,7 @@ class FakeExecutor(Fake, executor_grpc.ExecutorServiceServicer):
             return
         outcome = step(item)
         if item.operation_id in self.settled and outcome.WhichOneof("result") in (
+            "pending",
             "unknown",
             "parked",
         ):

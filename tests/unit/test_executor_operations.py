@@ -271,9 +271,9 @@ SENT, LOST, PROVEN, LATE = (new_operation() for _ in range(4))
         ([intent(SENT)], True),
         ([Resend(LOST, SAFE_S, "psp")], True),
         ([Found(PROVEN, CAPTURED)], True),
-        ([Unresolved(LATE, not_found=True, safe_s=SAFE_S)], True),
-        # Findings and the lack of them are one statement.
-        ([Found(PROVEN, CAPTURED), Unresolved(LATE, not_found=True, safe_s=SAFE_S)], True),
+        ([Unresolved(LATE, not_found=True, safe_s=SAFE_S)], False),
+        # Findings and the lack of them are one statement, but it is read first which is overdue.
+        ([Found(PROVEN, CAPTURED), Unresolved(LATE, not_found=True, safe_s=SAFE_S)], False),
         ([intent(SENT), intent(LOST)], True),
         ([intent(SENT), Resend(LOST, SAFE_S, "psp")], False),
         ([intent(SENT), Found(PROVEN, CAPTURED)], False),

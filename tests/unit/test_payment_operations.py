@@ -278,13 +278,13 @@ def operation(number: int) -> UnknownOperation:
 
 
 @pytest.mark.parametrize(
-    ("name", "statement"),
-    [("unknown", "select_unknown"), ("unregistered", "select_unregistered")],
+    ("name", "statements"),
+    [("unknown", ["unknown", "pending"]), ("unregistered", ["unregistered"])],
 )
 @given(left=st.integers(0, 12), most=st.integers(1, 5))
 @example(left=301, most=300)
 async def test_pages_bring_everything_once_and_none_is_empty(
-    name: str, statement: str, left: int, most: int
+    name: str, statements: list[str], left: int, most: int
 ) -> None:
     rows = [operation(number) for number in range(left)]
 
@@ -294,12 +294,14 @@ async def test_pages_bring_everything_once_and_none_is_empty(
 
     fake = FakeDatabase()
     with pytest.MonkeyPatch.context() as monkeypatch:
-        play(monkeypatch, "store_reconciliation", **{statement: select})
+        selects = {f"select_{statement}": select for statement in statements}
+        play(monkeypatch, "store_reconciliation", **selects)
         pages = [page async for page in getattr(operations, name)(fake.database, most)]
-    assert [row for page in pages for row in page] == rows
+    assert [row for page in pages for row in page] == rows * len(statements)
     assert all(1 <= len(page) <= most for page in pages)
     # A page that is not full is the last: nobody asks for what is not there.
-    assert fake.reads == [f"payment.{name}"] * (left // most + 1)
+    asked = [f"payment.{s}" for s in statements for _ in range(left // most + 1)]
+    assert fake.reads == asked
 
 
 @pytest.mark.parametrize(

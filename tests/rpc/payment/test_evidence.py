@@ -203,16 +203,15 @@ async def test_what_becomes_clear_is_driven_on(world: World) -> None:
     ("step", "state"),
     [
         (declined, DECLINED),
-        (pending, PROCESSING),
         (parked(poll=False, reason="WRONG_AMOUNT: captured 1 EUR, asked 777 EUR"), PARKED),
         (parked(poll=False, reason="PSP_REFUSED_REQUEST: (amount)"), PARKED),
     ],
-    ids=["declined", "pending", "wrong amount", "refused"],
+    ids=["declined", "wrong amount", "refused"],
 )
 async def test_what_is_not_unknown_is_not_asked_about(
     world: World, step: Any, state: State.ValueType
 ) -> None:
-    replica = await world.replica(**LONG, pending_first_ms=60_000, pending_most_ms=60_000)
+    replica = await world.replica(**LONG)
     world.executor.on(ODD, step)
     world.executor.on(OTHER, unknown)
     request = checkout(ODD, OTHER)
@@ -224,6 +223,17 @@ async def test_what_is_not_unknown_is_not_asked_about(
     assert world.ledger.looked_up[definite] == 0
     assert world.executor.asked[definite] == 1
     assert definite not in world.wallet.rows
+
+
+async def test_what_the_psp_calls_pending_for_ever_is_settled_by_its_line(world: World) -> None:
+    replica = await world.replica(**LONG, pending_first_ms=60_000, pending_most_ms=60_000)
+    world.executor.on(ODD, pending)
+    payment = await replica.create(request := checkout(ODD))
+    assert states_of(payment) == [PROCESSING]
+    (waiting,) = operation_ids(payment)
+    world.ledger.settle(waiting, ODD)
+    world.assert_booked(await replica.until(request, SUCCEEDED))
+    assert world.executor.asked[waiting] == 2
 
 
 async def test_a_ledger_that_is_away_is_asked_again(world: World) -> None:

@@ -173,6 +173,17 @@ async def test_a_late_timeout_never_overwrites_a_capture(database: Database) -> 
             assert await state_after(database, late) is State.CAPTURED
 
 
+async def test_a_refusal_of_one_call_does_not_park_what_another_executor_sent_again(
+    database: Database,
+) -> None:
+    operation = await intended(database)
+    assert await write_one(database, Resend(operation, SAFE_S, "psp")) is MAY_SEND
+    refused = Found(operation, finding_of(operation, Outcome.REFUSED))
+    assert await state_after(database, refused) is State.SENT
+    captured = Found(operation, finding_of(operation, Outcome.CAPTURED))
+    assert await state_after(database, captured) is State.CAPTURED
+
+
 async def test_evidence_goes_before_its_lack_in_one_commit(database: Database) -> None:
     operation = await intended(database)
     evidence = Found(operation, finding_of(operation, Outcome.CAPTURED))

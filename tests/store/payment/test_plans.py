@@ -84,6 +84,7 @@ async def test_progress_is_found_by_key_however_much_is_owned(
     ("statement", "index"),
     [
         (store_reconciliation.UNKNOWN_SQL, "operation_unknown"),
+        (store_reconciliation.PENDING_SQL, "operation_pending"),
         (store_reconciliation.UNREGISTERED_SQL, "operation_unregistered"),
     ],
 )
