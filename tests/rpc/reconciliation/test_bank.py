@@ -31,10 +31,19 @@ def bank_of(world: World) -> World:
 async def paid_out(world: World, *transfers: tuple[int, str]) -> None:
     """The PSP's day, of which these amounts go to the bank under these names."""
     total = sum(amount for amount, _ in transfers)
-    file = DayFile().line(total, **await world.capture(total))
-    for amount, name in transfers:
-        file.line(-amount, 0, kind="TRANSFER", transfer_reference=name, psp_reference=reference())
-    await world.day(file)
+    charge = await world.capture(total)
+    await psp_tells(world, 0, (total, charge), *((*one, reference()) for one in transfers))
+
+
+async def psp_tells(
+    world: World, revision: int, charge: tuple[int, Any], *transfers: tuple[int, str, str]
+) -> pb.Run:
+    """This revision of the PSP's day: amounts, names and the PSP's references of transfers."""
+    gross, cells = charge
+    file = DayFile(revision=revision).line(gross, **cells)
+    for amount, name, theirs in transfers:
+        file.line(-amount, 0, kind="TRANSFER", transfer_reference=name, psp_reference=theirs)
+    return await world.day(file)
 
 
 def entry(amount: str, remittance: str, mark: str = "CRDT") -> str:
@@ -198,6 +207,45 @@ async def test_a_transfer_that_the_psp_takes_back_is_matched_no_more(world: Worl
     assert (run.version, counts(run)) == (2, {pb.BREAK_CLASS_BANK_LINE_WITHOUT_PAYOUT: 1})
     assert bank.matches() == 0
     await world.assert_sums_to_zero()
+
+
+@pytest.mark.parametrize("now", [(), (9000,)], ids=["taken back", "changed"])
+async def test_a_transfer_that_the_psp_corrects_is_missed_by_the_banks_next_night(
+    world: World, now: tuple[int, ...]
+) -> None:
+    bank, name, theirs = bank_of(world), reference(), reference()
+    charge = 9700, await world.capture(9700)
+    await psp_tells(world, 0, charge, (9700, name, theirs))
+    await bank_day(bank, entry("97.00", name), closing="197.00")
+    await psp_tells(world, 1, charge, *((amount, name, theirs) for amount in now))
+    for day in NEXT_DAYS:
+        await bank_day(bank, opening="197.00", closing="197.00", day=day)
+    latest, first = await runs_of(bank)
+    assert (latest.version, latest.state) == (2, pb.RUN_STATE_EXPLAINED)
+    missing = {pb.BREAK_CLASS_PAYOUT_WITHOUT_BANK_LINE: 1} if now else {}
+    assert counts(latest) == {pb.BREAK_CLASS_BANK_LINE_WITHOUT_PAYOUT: 1} | missing
+    assert first.state == pb.RUN_STATE_BALANCED
+    assert bank.matches() == 0
+    assert await bank.balance(BANK) == sum(now)
+    await world.assert_sums_to_zero()
+
+
+async def test_another_days_run_does_not_hide_that_a_transfer_was_taken_back(
+    world: World,
+) -> None:
+    bank, name = bank_of(world), reference()
+    charge = 9700, await world.capture(9700)
+    await psp_tells(world, 0, charge, (9700, name, reference()))
+    await bank_day(bank, entry("97.00", name), closing="197.00")
+    strange = entry("50.00", "who knows")
+    await bank_day(bank, strange, opening="197.00", closing="247.00", day=NEXT_DAYS[0])
+    await psp_tells(world, 1, charge)
+    [found] = await bank.breaks()
+    await resolve(bank, decision(found.break_id, ACCEPT))
+    assert [one.version for one in await runs_of(bank, NEXT_DAYS[0])] == [2, 1]
+    await bank_day(bank, opening="247.00", closing="247.00", day=NEXT_DAYS[1])
+    [latest, _] = await runs_of(bank)
+    assert counts(latest) == {pb.BREAK_CLASS_BANK_LINE_WITHOUT_PAYOUT: 1}
 
 
 async def test_a_payout_that_stripe_tells_is_a_transfer_to_the_bank(world: World) -> None:
