@@ -248,6 +248,27 @@ async def test_another_days_run_does_not_hide_that_a_transfer_was_taken_back(
     assert counts(latest) == {pb.BREAK_CLASS_BANK_LINE_WITHOUT_PAYOUT: 1}
 
 
+async def test_what_was_posted_for_a_missing_transfer_is_reversed_when_the_psp_takes_it_back(
+    world: World,
+) -> None:
+    bank = bank_of(world)
+    charge = 9700, await world.capture(9700)
+    await psp_tells(world, 0, charge, (9700, reference(), reference()))
+    run = await bank_day(bank, closing="100.00")
+    assert counts(run) == {pb.BREAK_CLASS_PAYOUT_WITHOUT_BANK_LINE: 1}
+    [found] = await bank.breaks(run)
+    await resolve(bank, decision(found.break_id, POST))
+    assert (await bank.balance(BANK), await bank.balance(SUSPENSE)) == (0, -9700)
+    await psp_tells(world, 1, charge)
+    for day in NEXT_DAYS:
+        next_night = await bank_day(bank, opening="100.00", closing="100.00", day=day)
+        assert next_night.state == pb.RUN_STATE_BALANCED
+        assert (await bank.balance(BANK), await bank.balance(SUSPENSE)) == (0, 0)
+    assert [one.state for one in await bank.breaks()] == [pb.BREAK_STATE_CLEARED]
+    assert bank.booked() == 2
+    await world.assert_sums_to_zero()
+
+
 async def test_a_payout_that_stripe_tells_is_a_transfer_to_the_bank(world: World) -> None:
     psp, bank = world.of(world.source.replace("psp", "any")), bank_of(world)
     cells, payout = charge_cells(), reference()
