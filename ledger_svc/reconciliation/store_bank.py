@@ -41,15 +41,17 @@ line AS MATERIALIZED (
 ), {_TRANSFER}
 """
 
-# A transfer that was taken back is matched with nothing. Of lines of this day alone: what the
-# lines of another day were matched with tells that it has to be run again (store_late.py).
+# A transfer that was taken back is matched with nothing, and those that were one line with it
+# are that line no more. Of lines of this day alone: what the lines of another day were matched
+# with tells that it has to be run again (store_late.py).
 _FORGET_REVERSED = text(f"""
 DELETE FROM settlement_match AS m
-USING settlement_booking AS k, settlement_line AS l, statement AS s
-WHERE {REVERSED} AND k.journal_id = m.journal_id
-  AND l.file_id = m.file_id AND l.sequence = m.sequence
+USING settlement_booking AS k, settlement_match AS gone, settlement_line AS l, statement AS s
+WHERE {REVERSED} AND gone.journal_id = k.journal_id
+  AND l.file_id = gone.file_id AND l.sequence = gone.sequence
   AND s.file_id = l.file_id AND s.number = l.statement
   AND s.source = :source AND s.settlement_date = :day
+  AND m.file_id = gone.file_id AND m.sequence = gone.sequence
 """)
 
 # Where a bank repeats what a transfer is called: in its references, or as a word of a text.

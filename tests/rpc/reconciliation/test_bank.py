@@ -269,6 +269,30 @@ async def test_what_was_posted_for_a_missing_transfer_is_reversed_when_the_psp_t
     await world.assert_sums_to_zero()
 
 
+@pytest.mark.parametrize("now", [4000, 3800], ids=["another reference", "another amount"])
+async def test_of_several_transfers_in_one_line_a_corrected_one_frees_the_line(
+    world: World, now: int
+) -> None:
+    bank, name = bank_of(world), reference()
+    same = (5000, name, reference()), (700, name, reference())
+    charge = 9700, await world.capture(9700)
+    await psp_tells(world, 0, charge, *same, (4000, name, reference()))
+    await bank_day(bank, entry("97.00", name), closing="197.00")
+    await psp_tells(world, 1, charge, *same, (now, name, reference()))
+    await bank_day(bank, opening="197.00", closing="197.00", day=NEXT_DAYS[0])
+    run = await bank.run()
+    assert (run.version, run.balances[0].difference_minor) == (2, 0)
+    if now == 4000:
+        assert (run.state, bank.matches()) == (pb.RUN_STATE_BALANCED, 3)
+    else:
+        assert (run.state, bank.matches()) == (pb.RUN_STATE_EXPLAINED, 0)
+        assert counts(run) == {
+            pb.BREAK_CLASS_PAYOUT_WITHOUT_BANK_LINE: 3,
+            pb.BREAK_CLASS_BANK_LINE_WITHOUT_PAYOUT: 1,
+        }
+    await world.assert_sums_to_zero()
+
+
 async def test_a_payout_that_stripe_tells_is_a_transfer_to_the_bank(world: World) -> None:
     psp, bank = world.of(world.source.replace("psp", "any")), bank_of(world)
     cells, payout = charge_cells(), reference()
