@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import uuid
 from typing import Any
 
 import pytest
@@ -12,6 +13,7 @@ from tests.support.reconciliation import DAY, DayFile, ingest, reference
 from tests.support.reconciliation_world import (
     BANK,
     RECEIVABLE,
+    ROUNDING,
     SUSPENSE,
     World,
     charge_cells,
@@ -290,6 +292,26 @@ async def test_of_several_transfers_in_one_line_a_corrected_one_frees_the_line(
             pb.BREAK_CLASS_PAYOUT_WITHOUT_BANK_LINE: 3,
             pb.BREAK_CLASS_BANK_LINE_WITHOUT_PAYOUT: 1,
         }
+    await world.assert_sums_to_zero()
+
+
+async def test_what_a_banks_day_misses_by_within_tolerance_is_booked_on_the_banks_cash(
+    world: World,
+) -> None:
+    bank = world.of(world.source.replace("psp", "rounds"))
+    content = camt(stmt(entry("0.02", "rounding"), opening="100.00", closing="100.02"))
+    file = await ingest(bank.reconciliation, content.encode(), bank.source)
+    # As an error of ours would: a line that is taken for done, and nothing was booked for it.
+    world.sql.execute(
+        "INSERT INTO settlement_match (journal_id, file_id, sequence, rule, run_id)"
+        " SELECT %s, file_id, sequence, 'PLANTED', %s FROM settlement_line WHERE file_id = %s",
+        [uuid.uuid4(), uuid.uuid4(), file.file_id],
+    )
+    run = await bank.run()
+    assert counts(run) == {pb.BREAK_CLASS_CLOSING_DIFFERS: 1}
+    assert (run.state, run.balances[0].difference_minor) == (pb.RUN_STATE_EXPLAINED, 0)
+    assert [await bank.balance(kind) for kind in (BANK, ROUNDING, RECEIVABLE)] == [2, -2, 0]
+    assert await bank.run() == run
     await world.assert_sums_to_zero()
 
 
