@@ -46,7 +46,10 @@ class SettlementFiles(Protocol):
 
 
 async def late_days(database: Database, name: str, day: date) -> list[date]:
-    """Other days whose lines waited for what came: a capture, a transfer, the day before."""
+    """Other days whose lines waited for what came: a capture, a transfer, the day before.
+
+    And a bank's whose transfer was taken back.
+    """
     around = {
         "look_back": LOOK_BACK,
         "overlap": OVERLAP,

@@ -27,6 +27,11 @@ transfer AS MATERIALIZED (
 )
 """
 
+REVERSED = f"""
+k.counter_kind = {K.BANK_CASH} AND k.counter_source = :source AND k.reversal_id IS NOT NULL
+"""
+"""Of bookings: transfers to this bank that were taken back."""
+
 _UNMATCHED = f"""
 line AS MATERIALIZED (
   SELECT * FROM day_line AS d
@@ -36,11 +41,17 @@ line AS MATERIALIZED (
 ), {_TRANSFER}
 """
 
-# A transfer that was taken back is matched with nothing.
-_FORGET_REVERSED = text("""
+# A transfer that was taken back is matched with nothing, and those that were one line with it
+# are that line no more. Of lines of this day alone: what the lines of another day were matched
+# with tells that it has to be run again (store_late.py).
+_FORGET_REVERSED = text(f"""
 DELETE FROM settlement_match AS m
-USING settlement_booking AS k
-WHERE k.journal_id = m.journal_id AND k.reversal_id IS NOT NULL AND k.counter_source = :source
+USING settlement_booking AS k, settlement_match AS gone, settlement_line AS l, statement AS s
+WHERE {REVERSED} AND gone.journal_id = k.journal_id
+  AND l.file_id = gone.file_id AND l.sequence = gone.sequence
+  AND s.file_id = l.file_id AND s.number = l.statement
+  AND s.source = :source AND s.settlement_date = :day
+  AND m.file_id = gone.file_id AND m.sequence = gone.sequence
 """)
 
 # Where a bank repeats what a transfer is called: in its references, or as a word of a text.

@@ -272,7 +272,7 @@ WHERE p.amount + l.amount <> 0
 """)
 
 # What still misses after all that: an error of ours or of the source, never silence.
-CLOSING = text(f"""
+_CLOSING = f"""
 {INSERT}
 SELECT run_id,
        paymesh_id(
@@ -280,7 +280,9 @@ SELECT run_id,
        ),
        {C.CLOSING_DIFFERS}, false,
        abs(difference_minor) <= cast(:rounding_tolerance_minor AS bigint),
-       {K.PSP_RECEIVABLE}, {K.ROUNDING}, :source, difference_minor, currency, NULL, NULL, NULL,
+       {{base_kind}}, {K.ROUNDING}, :source, difference_minor, currency, NULL, NULL, NULL,
        NULL, NULL, '', 'EQUATION'
 FROM run_balance WHERE run_id = :run_id AND difference_minor <> 0
-""")
+"""
+CLOSING = text(_CLOSING.format(base_kind=int(K.PSP_RECEIVABLE)))
+BANK_CLOSING = text(_CLOSING.format(base_kind=int(K.BANK_CASH)))

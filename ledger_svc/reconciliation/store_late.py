@@ -1,4 +1,4 @@
-"""Days that have to be run again, because what their lines waited for has come."""
+"""Days that have to be run again: what lines waited for has come, or what they met is gone."""
 
 from __future__ import annotations
 
@@ -12,6 +12,7 @@ from ledger_svc.domain import AccountKind as K
 from ledger_svc.domain import JournalKind
 from ledger_svc.reconciliation.domain import BreakClass as C
 from ledger_svc.reconciliation.domain import BreakState as S
+from ledger_svc.reconciliation.store_bank import REVERSED
 from ledger_svc.reconciliation.store_day import CAPTURE_ENTRY
 from ledger_svc.reconciliation.store_match import REGISTER_RULE
 
@@ -116,6 +117,14 @@ WITH waiting AS MATERIALIZED (
       )
     )
   )
+), by_reversal AS (
+  -- The run of a day forgets such matches, and so names it once.
+  SELECT s.settlement_date
+  FROM settlement_booking AS k
+  JOIN settlement_match AS m ON m.journal_id = k.journal_id
+  JOIN settlement_line AS l ON l.file_id = m.file_id AND l.sequence = m.sequence
+  JOIN statement AS s ON s.file_id = l.file_id AND s.number = l.statement
+  WHERE {REVERSED} AND s.source = :source AND s.settlement_date <> :day
 )
 SELECT settlement_date FROM waiting WHERE class = {C.CHAIN_BROKEN}
 UNION SELECT settlement_date FROM by_operation
@@ -123,6 +132,7 @@ UNION SELECT settlement_date FROM by_reference
 UNION SELECT settlement_date FROM by_order
 UNION SELECT settlement_date FROM by_register
 UNION SELECT settlement_date FROM by_transfer
+UNION SELECT settlement_date FROM by_reversal
 ORDER BY settlement_date
 """)
 

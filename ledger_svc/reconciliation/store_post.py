@@ -56,7 +56,8 @@ WHERE f.run_id = :run_id AND f.is_posted
 DECIDED = (_APPROVE, _KEEP_ACCEPTED)
 
 # What stands and is no longer wanted so: the line was corrected, the capture came, the
-# difference has another amount. What was missing in the files is gone when it is matched.
+# difference has another amount. What was missing in the files is gone when it is matched, or
+# was itself taken back: a transfer that the PSP corrected.
 REVERSE = text(f"""
 WITH gone AS (
   SELECT b.*, j.kind, j.operation_id, j.order_id, j.psp_reference
@@ -71,6 +72,10 @@ WITH gone AS (
     )
     OR b.on_ledger_side AND EXISTS (
       SELECT FROM settlement_match AS m WHERE m.journal_id = b.subject_journal_id
+    )
+    OR b.on_ledger_side AND EXISTS (
+      SELECT FROM settlement_booking AS k
+      WHERE k.journal_id = b.subject_journal_id AND k.reversal_id IS NOT NULL
     )
   )
 ), new AS (

@@ -224,6 +224,7 @@ async def run(
 ) -> None:
     """Matches, finds, posts and proves a day that has begun, as the run of these parameters."""
     balances = store_post.BANK_BALANCES if is_bank else store_post.BALANCES
+    closing = store_findings.BANK_CLOSING if is_bank else store_findings.CLOSING
     given = {
         **day, "files": list(inputs.files), "lines": inputs.lines, "state": int(RunState.OPEN)
     }  # fmt: skip
@@ -239,7 +240,7 @@ async def run(
         await connection.execute(statement, day)
     if (await connection.execute(_DIFFERS, day)).first() is not None:
         for statement in (
-            store_findings.CLOSING,
+            closing,
             *store_post.DECIDED,
             store_post.POST,
             store_post.FORGET_BALANCES,

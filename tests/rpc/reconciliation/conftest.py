@@ -83,6 +83,10 @@ async def channel(databases: dict[str, str]) -> AsyncIterator[grpc.aio.Channel]:
             **{f"weekdays-{n}": _WEEKDAYS for n in range(_SOURCES)},
             **{f"bank-{n}": _BANK for n in range(_SOURCES)},
             **{
+                f"rounds-{n}": _BANK.model_copy(update={"rounding_tolerance_minor": 2})
+                for n in range(_SOURCES)
+            },
+            **{
                 f"fees-{n}": _PSP.model_copy(
                     update={
                         "fee_basis_points": 100,

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import uuid
 from typing import Any
 
 import pytest
@@ -12,6 +13,7 @@ from tests.support.reconciliation import DAY, DayFile, ingest, reference
 from tests.support.reconciliation_world import (
     BANK,
     RECEIVABLE,
+    ROUNDING,
     SUSPENSE,
     World,
     charge_cells,
@@ -31,10 +33,19 @@ def bank_of(world: World) -> World:
 async def paid_out(world: World, *transfers: tuple[int, str]) -> None:
     """The PSP's day, of which these amounts go to the bank under these names."""
     total = sum(amount for amount, _ in transfers)
-    file = DayFile().line(total, **await world.capture(total))
-    for amount, name in transfers:
-        file.line(-amount, 0, kind="TRANSFER", transfer_reference=name, psp_reference=reference())
-    await world.day(file)
+    charge = await world.capture(total)
+    await psp_tells(world, 0, (total, charge), *((*one, reference()) for one in transfers))
+
+
+async def psp_tells(
+    world: World, revision: int, charge: tuple[int, Any], *transfers: tuple[int, str, str]
+) -> pb.Run:
+    """This revision of the PSP's day: amounts, names and the PSP's references of transfers."""
+    gross, cells = charge
+    file = DayFile(revision=revision).line(gross, **cells)
+    for amount, name, theirs in transfers:
+        file.line(-amount, 0, kind="TRANSFER", transfer_reference=name, psp_reference=theirs)
+    return await world.day(file)
 
 
 def entry(amount: str, remittance: str, mark: str = "CRDT") -> str:
@@ -197,6 +208,110 @@ async def test_a_transfer_that_the_psp_takes_back_is_matched_no_more(world: Worl
     run = await bank.run()
     assert (run.version, counts(run)) == (2, {pb.BREAK_CLASS_BANK_LINE_WITHOUT_PAYOUT: 1})
     assert bank.matches() == 0
+    await world.assert_sums_to_zero()
+
+
+@pytest.mark.parametrize("now", [(), (9000,)], ids=["taken back", "changed"])
+async def test_a_transfer_that_the_psp_corrects_is_missed_by_the_banks_next_night(
+    world: World, now: tuple[int, ...]
+) -> None:
+    bank, name, theirs = bank_of(world), reference(), reference()
+    charge = 9700, await world.capture(9700)
+    await psp_tells(world, 0, charge, (9700, name, theirs))
+    await bank_day(bank, entry("97.00", name), closing="197.00")
+    await psp_tells(world, 1, charge, *((amount, name, theirs) for amount in now))
+    for day in NEXT_DAYS:
+        await bank_day(bank, opening="197.00", closing="197.00", day=day)
+    latest, first = await runs_of(bank)
+    assert (latest.version, latest.state) == (2, pb.RUN_STATE_EXPLAINED)
+    missing = {pb.BREAK_CLASS_PAYOUT_WITHOUT_BANK_LINE: 1} if now else {}
+    assert counts(latest) == {pb.BREAK_CLASS_BANK_LINE_WITHOUT_PAYOUT: 1} | missing
+    assert first.state == pb.RUN_STATE_BALANCED
+    assert bank.matches() == 0
+    assert await bank.balance(BANK) == sum(now)
+    await world.assert_sums_to_zero()
+
+
+async def test_another_days_run_does_not_hide_that_a_transfer_was_taken_back(
+    world: World,
+) -> None:
+    bank, name = bank_of(world), reference()
+    charge = 9700, await world.capture(9700)
+    await psp_tells(world, 0, charge, (9700, name, reference()))
+    await bank_day(bank, entry("97.00", name), closing="197.00")
+    strange = entry("50.00", "who knows")
+    await bank_day(bank, strange, opening="197.00", closing="247.00", day=NEXT_DAYS[0])
+    await psp_tells(world, 1, charge)
+    [found] = await bank.breaks()
+    await resolve(bank, decision(found.break_id, ACCEPT))
+    assert [one.version for one in await runs_of(bank, NEXT_DAYS[0])] == [2, 1]
+    await bank_day(bank, opening="247.00", closing="247.00", day=NEXT_DAYS[1])
+    [latest, _] = await runs_of(bank)
+    assert counts(latest) == {pb.BREAK_CLASS_BANK_LINE_WITHOUT_PAYOUT: 1}
+
+
+async def test_what_was_posted_for_a_missing_transfer_is_reversed_when_the_psp_takes_it_back(
+    world: World,
+) -> None:
+    bank = bank_of(world)
+    charge = 9700, await world.capture(9700)
+    await psp_tells(world, 0, charge, (9700, reference(), reference()))
+    run = await bank_day(bank, closing="100.00")
+    assert counts(run) == {pb.BREAK_CLASS_PAYOUT_WITHOUT_BANK_LINE: 1}
+    [found] = await bank.breaks(run)
+    await resolve(bank, decision(found.break_id, POST))
+    assert (await bank.balance(BANK), await bank.balance(SUSPENSE)) == (0, -9700)
+    await psp_tells(world, 1, charge)
+    for day in NEXT_DAYS:
+        next_night = await bank_day(bank, opening="100.00", closing="100.00", day=day)
+        assert next_night.state == pb.RUN_STATE_BALANCED
+        assert (await bank.balance(BANK), await bank.balance(SUSPENSE)) == (0, 0)
+    assert [one.state for one in await bank.breaks()] == [pb.BREAK_STATE_CLEARED]
+    assert bank.booked() == 2
+    await world.assert_sums_to_zero()
+
+
+@pytest.mark.parametrize("now", [4000, 3800], ids=["another reference", "another amount"])
+async def test_of_several_transfers_in_one_line_a_corrected_one_frees_the_line(
+    world: World, now: int
+) -> None:
+    bank, name = bank_of(world), reference()
+    same = (5000, name, reference()), (700, name, reference())
+    charge = 9700, await world.capture(9700)
+    await psp_tells(world, 0, charge, *same, (4000, name, reference()))
+    await bank_day(bank, entry("97.00", name), closing="197.00")
+    await psp_tells(world, 1, charge, *same, (now, name, reference()))
+    await bank_day(bank, opening="197.00", closing="197.00", day=NEXT_DAYS[0])
+    run = await bank.run()
+    assert (run.version, run.balances[0].difference_minor) == (2, 0)
+    if now == 4000:
+        assert (run.state, bank.matches()) == (pb.RUN_STATE_BALANCED, 3)
+    else:
+        assert (run.state, bank.matches()) == (pb.RUN_STATE_EXPLAINED, 0)
+        assert counts(run) == {
+            pb.BREAK_CLASS_PAYOUT_WITHOUT_BANK_LINE: 3,
+            pb.BREAK_CLASS_BANK_LINE_WITHOUT_PAYOUT: 1,
+        }
+    await world.assert_sums_to_zero()
+
+
+async def test_what_a_banks_day_misses_by_within_tolerance_is_booked_on_the_banks_cash(
+    world: World,
+) -> None:
+    bank = world.of(world.source.replace("psp", "rounds"))
+    content = camt(stmt(entry("0.02", "rounding"), opening="100.00", closing="100.02"))
+    file = await ingest(bank.reconciliation, content.encode(), bank.source)
+    # As an error of ours would: a line that is taken for done, and nothing was booked for it.
+    world.sql.execute(
+        "INSERT INTO settlement_match (journal_id, file_id, sequence, rule, run_id)"
+        " SELECT %s, file_id, sequence, 'PLANTED', %s FROM settlement_line WHERE file_id = %s",
+        [uuid.uuid4(), uuid.uuid4(), file.file_id],
+    )
+    run = await bank.run()
+    assert counts(run) == {pb.BREAK_CLASS_CLOSING_DIFFERS: 1}
+    assert (run.state, run.balances[0].difference_minor) == (pb.RUN_STATE_EXPLAINED, 0)
+    assert [await bank.balance(kind) for kind in (BANK, ROUNDING, RECEIVABLE)] == [2, -2, 0]
+    assert await bank.run() == run
     await world.assert_sums_to_zero()
 
 
