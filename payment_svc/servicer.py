@@ -138,6 +138,8 @@ class PaymentServicer(PaymentServiceServicer):
             _tell(payment, started_ns, traceparent, type(error).__name__)
             if isinstance(error, NotCommitted):
                 raise _not_accepted(repeated=repeated) from error
+            if repeated and isinstance(error, MeshError) and error.reason is Reason.OVERLOADED:
+                raise _not_accepted(repeated=True) from error
             raise
         _tell(payment, started_ns, traceparent, state=stored.state.name, new=accepted.new)
         return payment_message(stored)
