@@ -100,7 +100,8 @@ class _Limit:
         if self._under_way >= self._most:
             raise MeshError(
                 Reason.OVERLOADED,
-                "too many calls are under way; nothing was accepted",
+                "too many calls are under way: this call accepted nothing; of an earlier one with"
+                " this request_id it says nothing: call again with the same request_id",
                 retry_delay_s=OVERLOADED_RETRY_S,
             )
         self._under_way += 1

@@ -11,7 +11,7 @@ import structlog
 from paymesh.payment.v1 import payment_pb2
 from paymesh.payment.v1 import payment_service_pb2 as pb
 
-from mesh.cards import refuse_card_numbers
+from mesh.cards import looks_like_issued_card_number, refuse_card_numbers
 from mesh.errors import MeshError, Violation, outcome_unknown, validation_failed
 from mesh.interceptor import crashed
 from mesh.status import to_status
@@ -109,7 +109,10 @@ class Bulk:
                 reason=refused.reason.value,
                 fields=[v.field for v in refused.violations[:10]],
             )
-            if any(v.field == "request_id" for v in refused.violations):
+            # What else is wrong may be told before anybody looks for card numbers.
+            if any(
+                v.field == "request_id" for v in refused.violations
+            ) or looks_like_issued_card_number(answer.request_id):
                 answer.ClearField("request_id")
             answer.error.CopyFrom(to_status(refused))
         except Exception as error:  # noqa: BLE001  (logged with its id, which is answered)

@@ -75,7 +75,7 @@ class Intake:
         A task, because it ends however long its caller waits for it. And whether an earlier
         call began it, with an equal request: callers in a hurry, who come again and again
         while the database is slow, would each leave one behind.
-        Errors: REQUEST_ID_REUSED; OVERLOADED; DEPENDENCY_DOWN (provably not stored
+        Errors: REQUEST_ID_REUSED; OVERLOADED, DEPENDENCY_DOWN (provably not stored
         by this call); OUTCOME_UNKNOWN (call again).
         """
         asked, under_way = self._joinable.get(payment.payment_id, (None, None))
@@ -99,7 +99,8 @@ class Intake:
         if not self._reserve(payment) and await self._reader.get(payment.payment_id) is None:
             raise MeshError(
                 Reason.OVERLOADED,
-                "too many orders are under way; nothing was accepted",
+                "too many orders are under way: this call accepted nothing; of an earlier one with"
+                " this request_id it says nothing: call again with the same request_id",
                 retry_delay_s=OVERLOADED_RETRY_S,
             )
         try:

@@ -2,7 +2,15 @@
 
 from __future__ import annotations
 
-from collections.abc import AsyncIterator, Awaitable, Callable, Mapping, Sequence, Set
+from collections.abc import (
+    AsyncGenerator,
+    AsyncIterator,
+    Awaitable,
+    Callable,
+    Mapping,
+    Sequence,
+    Set,
+)
 from dataclasses import dataclass
 from datetime import datetime
 from functools import partial
@@ -25,7 +33,17 @@ from payment_svc.domain import (
     differences,
     request_id_reused,
 )
-from payment_svc.views import Payment, Replicas, Standing, UnknownOperation, Unregistered
+from payment_svc.views import (
+    Listed,
+    Payment,
+    Replicas,
+    Standing,
+    UnknownOperation,
+    Unregistered,
+)
+
+# Of a list's payments at once, in one statement: a page may have a hundred thousand.
+MOST_ORDERS_READ = 500
 
 
 @dataclass(frozen=True, slots=True)
@@ -301,15 +319,30 @@ async def payments(database: Database, payment_ids: Sequence[UUID]) -> dict[UUID
 
 async def list_payments(
     database: Database, filters: Mapping[str, object], limit: int
-) -> list[Payment]:
+) -> list[Listed]:
     """Payments newest first, at most `limit`; filters as in store_reads.list_payments."""
+    return await database.read(
+        "payment.list_payments",
+        lambda connection: store_reads.list_payments(connection, filters, limit),
+    )
 
-    async def work(connection: AsyncConnection) -> list[Payment]:
-        rows = await store_reads.list_payments(connection, filters, limit)
-        found = await store_reads.select_payments(connection, [row.payment_id for row in rows])
-        return [found[row.payment_id] for row in rows]
 
-    return await database.read("payment.list_payments", work)
+async def listed_payments(
+    database: Database, listed: Sequence[Listed]
+) -> AsyncGenerator[list[Payment], None]:
+    """The payments of a list, in its order; some orders at a time, read when asked for."""
+    while listed:
+        part = _of_few_orders(listed, MOST_ORDERS_READ)
+        found = await payments(database, [one.payment_id for one in part])
+        yield [found[one.payment_id] for one in part]
+        listed = listed[len(part) :]
+
+
+def _of_few_orders(listed: Sequence[Listed], most_orders: int) -> Sequence[Listed]:
+    """The first of them, with at most so many orders, unless the first has more."""
+    sums = accumulate(payment.order_count for payment in listed)
+    fitting = [p for p, orders in zip(listed, sums, strict=True) if orders <= most_orders]
+    return fitting or listed[:1]
 
 
 async def standing(database: Database, epoch: int) -> tuple[list[Standing], Replicas]:
@@ -347,9 +380,7 @@ async def check_page(
 
     async def work(connection: AsyncConnection) -> list[CheckedPayment]:
         listed = await store_check.select_page(connection, from_time, before, most_payments)
-        sums = accumulate(payment.order_count for payment in listed)
-        fitting = [p for p, orders in zip(listed, sums, strict=True) if orders <= most_orders]
-        payment_ids = [payment.payment_id for payment in fitting or listed[:1]]
+        payment_ids = [payment.payment_id for payment in _of_few_orders(listed, most_orders)]
         found = await store_check.select_checked(connection, payment_ids)
         return [found[payment_id] for payment_id in payment_ids]
 

@@ -16,6 +16,10 @@ from payment_svc.views import Payment
 # waiting behind a long one.
 LISTS = 2
 
+# In a list: five thousand orders, if each has as many as it may, which is known only when it is
+# read. Longer ones are hardly cheaper.
+MOST_PAYMENTS = 50
+
 
 @dataclass(slots=True)
 class _Read:
@@ -29,7 +33,9 @@ class Reader:
     def __init__(self, database: Database) -> None:
         """Reads from `database`."""
         self._database = database
-        self._stage: Stage[_Read] = Stage("read", self._handle, lost=_fail, lists=LISTS)
+        self._stage: Stage[_Read] = Stage(
+            "read", self._handle, lost=_fail, lists=LISTS, max_items=MOST_PAYMENTS
+        )
 
     async def get(self, payment_id: UUID) -> Payment | None:
         """The payment, or None. Errors: NotCommitted, Busy."""

@@ -6,7 +6,7 @@ import asyncio
 import math
 import re
 import time
-from collections.abc import AsyncGenerator, AsyncIterator
+from collections.abc import AsyncGenerator, AsyncIterator, Sequence
 from contextlib import aclosing
 from dataclasses import replace
 from typing import Any, TypeAlias, cast
@@ -23,7 +23,14 @@ from mesh.cards import looks_like_issued_card_number
 from mesh.clock import utc_now
 from mesh.db import CommitFailed, Database, NotCommitted
 from mesh.errors import MeshError, Reason, Violation, outcome_unknown, validation_failed
-from mesh.paging import Position, decode_token, encode_token, fitting, page_size
+from mesh.paging import (
+    MAX_PAGE_BYTES,
+    Position,
+    decode_token,
+    encode_token,
+    fitting,
+    page_size,
+)
 from payment_svc import operations
 from payment_svc.bulk import Bulk
 from payment_svc.checking import Checker
@@ -40,7 +47,7 @@ from payment_svc.translate import (
     payment_id_of,
     payment_message,
 )
-from payment_svc.views import Payment
+from payment_svc.views import Listed, Payment
 from payment_svc.waiting import Waiting
 from payment_svc.watching import Watching
 
@@ -138,6 +145,8 @@ class PaymentServicer(PaymentServiceServicer):
             _tell(payment, started_ns, traceparent, type(error).__name__)
             if isinstance(error, NotCommitted):
                 raise _not_accepted(repeated=repeated) from error
+            if repeated and isinstance(error, MeshError) and error.reason is Reason.OVERLOADED:
+                raise _not_accepted(repeated=True) from error
             raise
         _tell(payment, started_ns, traceparent, state=stored.state.name, new=accepted.new)
         return payment_message(stored)
@@ -222,13 +231,26 @@ class PaymentServicer(PaymentServiceServicer):
         size = page_size(request.page_size)
         filters = list_filters(request, decode_token(request))
         async with self._lists:
-            found = await operations.list_payments(self._database, filters, size + 1)
-        messages = list(fitting(payment_message(payment) for payment in found[:size]))
+            listed = await operations.list_payments(self._database, filters, size + 1)
+            messages = await self._page(listed[:size])
         token = ""
-        if len(messages) < len(found):
-            last = found[len(messages) - 1]
+        if len(messages) < len(listed):
+            last = listed[len(messages) - 1]
             token = encode_token(request, Position(last.create_time, last.payment_id))
         return pb.ListPaymentsResponse(payments=messages, next_page_token=token)
+
+    async def _page(self, listed: Sequence[Listed]) -> list[payment_pb2.Payment]:
+        """The first of them, up to 2 MiB together; what comes after is not read."""
+        messages: list[payment_pb2.Payment] = []
+        size_bytes = 0
+        async with aclosing(operations.listed_payments(self._database, listed)) as parts:
+            async for payments in parts:
+                part = [payment_message(payment) for payment in payments]
+                messages += part
+                size_bytes += sum(message.ByteSize() for message in part)
+                if size_bytes > MAX_PAGE_BYTES:
+                    break
+        return list(fitting(messages))
 
 
 def _caller(context: Context) -> str:

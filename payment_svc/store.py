@@ -70,7 +70,7 @@ SELECT payment_id, create_time FROM new_payment
 
 _SELECT_REQUESTS = text("""
 SELECT p.payment_id, p.caller, p.request_id, p.buyer_id, p.payment_method, p.failure_policy,
-  p.capture_method, p.metadata,
+  p.capture_method, CASE WHEN o.position = 0 THEN p.metadata END AS metadata,
   o.seller_id, o.amount_minor, o.currency_code, o.commission_minor, o.reference
 FROM payment p JOIN payment_order o USING (payment_id)
 WHERE p.payment_id = ANY(:payment_ids)

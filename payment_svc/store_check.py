@@ -16,6 +16,7 @@ from mesh.clock import DB_NOW
 from mesh.money import Money
 from payment_svc.checked import NOT_ENDED, CheckedOrder, CheckedPayment
 from payment_svc.domain import CHARGE, OrderState, PaymentState
+from payment_svc.views import Listed
 
 # What is made now may not be seen yet, though it has the older time.
 YOUNG_S = 5
@@ -74,14 +75,6 @@ class Place(NamedTuple):
 
     create_time: datetime
     payment_id: UUID
-
-
-class Listed(NamedTuple):
-    """A payment of a page, not read yet."""
-
-    payment_id: UUID
-    create_time: datetime
-    order_count: int
 
 
 async def select_range(

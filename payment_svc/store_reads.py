@@ -14,11 +14,13 @@ from sqlalchemy.ext.asyncio import AsyncConnection
 from mesh.clock import DB_NOW
 from mesh.money import Money
 from payment_svc.domain import Evidence, OperationState, OrderState, PaymentState
-from payment_svc.views import Operation, Order, Payment, Replicas, Standing
+from payment_svc.views import Listed, Operation, Order, Payment, Replicas, Standing
 
+# The metadata, which may be larger than all the rest, once and not with each order.
 _SELECT_PAYMENTS = text("""
 SELECT p.payment_id, p.caller, p.request_id, p.buyer_id, p.state AS payment_state,
-  p.failure_policy, p.capture_method, p.metadata, p.create_time, p.update_time,
+  p.failure_policy, p.capture_method, p.create_time, p.update_time,
+  CASE WHEN q.position = 0 THEN p.metadata END AS metadata,
   q.position, q.order_id, q.seller_id, q.amount_minor, q.currency_code, q.commission_minor,
   q.reference, q.state, q.captured_minor, q.decline_category, q.decline_code,
   q.attention_reason,
@@ -107,14 +109,14 @@ async def select_update_times(
 
 async def list_payments(
     connection: AsyncConnection, filters: Mapping[str, object], limit: int
-) -> list[Row[Any]]:
-    """(payment_id, create_time) of payments, newest first.
+) -> list[Listed]:
+    """Which payments a list has, newest first.
 
     filters: any of buyer_id, seller_id, state, create_time_from, create_time_to, and
     after_time with after_id, the last item of the page before.
     """
-    statement = _list_statement(filters)
-    return list(await connection.execute(statement, {**filters, "limit": limit}))
+    found = await connection.execute(_list_statement(filters), {**filters, "limit": limit})
+    return [Listed(row.payment_id, row.create_time, row.orders) for row in found]
 
 
 _CONDITIONS = {
@@ -152,7 +154,8 @@ def _list_statement(filters: Mapping[str, object]) -> TextClause:
         conditions.append("q.seller_id = :seller_id")
     where = " AND ".join(conditions) or "true"
     return text(
-        f"SELECT DISTINCT {table}.create_time, {table}.payment_id FROM {source} WHERE {where}"
+        f"SELECT DISTINCT ON ({table}.create_time, {table}.payment_id)"
+        f" {table}.create_time, {table}.payment_id, p.orders FROM {source} WHERE {where}"
         f" ORDER BY {table}.create_time DESC, {table}.payment_id DESC LIMIT :limit"
     )
 

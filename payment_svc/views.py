@@ -5,10 +5,19 @@ from __future__ import annotations
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from datetime import datetime
+from typing import NamedTuple
 from uuid import UUID
 
 from mesh.money import Money
 from payment_svc.domain import Evidence, OperationState, OrderState, PaymentState
+
+
+class Listed(NamedTuple):
+    """A payment of a page, not read yet."""
+
+    payment_id: UUID
+    create_time: datetime
+    order_count: int
 
 
 @dataclass(frozen=True, slots=True)

@@ -27,7 +27,7 @@ const contracts = loader.loadSync(FILES, {
 const service = contracts["paymesh.payment.v1.PaymentService"];
 const PaymentService = grpc.makeGenericClientConstructor(service, "PaymentService");
 
-// The first three say nothing about what became of the call, the others that nothing was accepted.
+// The first three say nothing about what became of the call, the others that it accepted nothing.
 const RETRYABLE = new Set(["", "OUTCOME_UNKNOWN", "INTERNAL", "DEPENDENCY_DOWN", "OVERLOADED"]);
 const TRIES = 5;
 const FIRST_WAIT_MS = 200;

@@ -19,7 +19,7 @@ from payment_svc import operations
 from payment_svc.domain import Item, NewPayment, NewRetry, OrderState, Progress, items_of
 from payment_svc.operations import Accepted, Recorded, Taken
 from payment_svc.store_check import Place
-from payment_svc.views import Replicas, Standing, UnknownOperation
+from payment_svc.views import Listed, Replicas, Standing, UnknownOperation
 from tests.support.fake_database import FakeDatabase, Statements
 from tests.support.payments import new_order, new_payment, progress
 from tests.support.values import assert_value
@@ -338,16 +338,32 @@ async def test_a_page_of_a_check_has_no_more_orders_than_it_may_unless_it_is_one
     assert statements.calls[0] == ("select_page", (NOW, place, 10))
 
 
-async def test_a_list_keeps_its_order(monkeypatch: pytest.MonkeyPatch, fake: FakeDatabase) -> None:
-    keys = [uuid.uuid4() for _ in range(3)]
-    play(
+@pytest.mark.parametrize(
+    ("orders", "read"),
+    [
+        ([], []),
+        ([1, 1, 1], [3]),
+        ([100] * 12, [5, 5, 2]),
+        ([499, 1, 1], [2, 1]),
+        ([501, 500, 1], [1, 1, 1]),  # a payment alone is read, however large it is
+    ],
+)
+async def test_a_list_is_read_in_its_order_some_orders_at_a_time(
+    monkeypatch: pytest.MonkeyPatch, fake: FakeDatabase, orders: list[int], read: list[int]
+) -> None:
+    listed = [Listed(uuid.uuid4(), NOW, count) for count in orders]
+    statements = play(
         monkeypatch,
         "store_reads",
-        list_payments=[SimpleNamespace(payment_id=key) for key in keys],
+        list_payments=listed,
+        # As a database finds them: in no order.
         select_payments=lambda payment_ids: {key: str(key) for key in sorted(payment_ids)},
     )
-    found = await operations.list_payments(fake.database, {}, 3)
-    assert [str(one) for one in found] == [str(key) for key in keys]
+    assert await operations.list_payments(fake.database, {}, 3) == listed
+    parts = [part async for part in operations.listed_payments(fake.database, listed)]
+    assert [str(one) for part in parts for one in part] == [str(one.payment_id) for one in listed]
+    assert [len(part) for part in parts] == read
+    assert statements.names == ["list_payments"] + ["select_payments"] * len(read)
 
 
 # --- one statement is one round trip -----------------------------------------------------

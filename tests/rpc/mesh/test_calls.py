@@ -66,6 +66,8 @@ class TestLimit:
                 found = await error_of(call)
                 assert (found.code, found.reason) == (Code.RESOURCE_EXHAUSTED, Reason.OVERLOADED)
                 assert found.retry_delay_s == 1
+                assert "this call accepted nothing" in found.message
+                assert "of an earlier one with this request_id it says nothing" in found.message
             assert held.entered == 2
             held.go.set()
             assert await asyncio.gather(*calls) == ["0", "1"]

@@ -127,6 +127,24 @@ async def test_an_item_that_is_refused_fails_alone(world: World) -> None:
     assert world.rows("SELECT count(*) FROM payment") == [(3,)]
 
 
+async def test_a_card_number_that_was_sent_as_request_id_is_never_repeated(world: World) -> None:
+    replica = await world.replica()
+    alone, with_no_amount, huge = (
+        checkout(amount, sellers=["seller"], request_id="4242 4242 4242 4242")
+        for amount in (100, 0, 100)
+    )
+    huge.metadata["k"] = "x" * 2_000_000
+    requests = [alone, with_no_amount, huge]
+    answers = by_index(await told(replica, [item(n, r) for n, r in enumerate(requests)]))
+    assert [reason(answer) for answer in answers] == [
+        Reason.CARD_NUMBER_REFUSED,
+        Reason.VALIDATION_FAILED,
+        Reason.VALIDATION_FAILED,
+    ]
+    assert not [answer for answer in answers if "4242" in str(answer)]
+    assert world.rows("SELECT count(*) FROM payment") == [(0,)]
+
+
 async def test_one_key_twice_in_a_stream_and_beside_it_is_one_payment(world: World) -> None:
     replica = await world.replica()
     request = checkout(100)

@@ -185,6 +185,8 @@ async def test_beyond_its_bound_a_replica_refuses_and_stores_nothing(world: Worl
     error = await error_of(replica.stub.CreatePayment(over))
     assert error.reason is Reason.OVERLOADED
     assert error.retry_delay_s
+    assert "this call accepted nothing" in error.message
+    assert "of an earlier one with this request_id it says nothing" in error.message
     assert world.rows("SELECT count(*) FROM payment") == [(1,)]
     assert states_of(await replica.create(checkout(5))) == [SUCCEEDED]
     gate.set()

@@ -9,9 +9,10 @@ from typing import Any
 import pytest
 from paymesh.payment.v1 import payment_pb2
 from paymesh.payment.v1 import payment_service_pb2 as pb
-from sqlalchemy import text
+from sqlalchemy import event, text
 from sqlalchemy.ext.asyncio import AsyncConnection
 
+from mesh.paging import MAX_PAGE_BYTES
 from payment_svc import store_reads
 from tests.support.fakes import parked, unknown
 from tests.support.payment_replica import State, states_of
@@ -43,6 +44,38 @@ async def test_slow_lists_never_keep_a_payment_waiting(
     for answer in await asyncio.gather(*lists):
         assert answer.payments
     await world.quiet()
+
+
+async def test_a_page_is_read_in_parts_and_no_further_than_it_goes(world: World) -> None:
+    replica = await world.replica()
+    long = "𝄞" * 250
+    paid = []
+    for _ in range(25):
+        large = checkout(*[100] * 100, sellers=[long] * 100)
+        for order in large.orders:
+            order.reference = long
+        large.metadata.update({str(n): long for n in range(20)})
+        paid.append(await replica.create(large))
+    rows: list[int] = []
+
+    def executed(_: object, cursor: Any, *__: object) -> None:
+        rows.append(cursor.rowcount)
+
+    event.listen(replica.database._statements.sync_engine, "after_cursor_execute", executed)
+    request = pb.ListPaymentsRequest(page_size=1000, buyer_id="buyer")
+    found: list[payment_pb2.Payment] = []
+    pages: list[int] = []
+    while not pages or request.page_token:
+        rows.clear()
+        answer = await replica.stub.ListPayments(request, timeout=10)
+        assert max(rows) <= 500
+        assert sum(rows) <= 26 + 100 * len(answer.payments) + 500
+        found += answer.payments
+        pages.append(answer.ByteSize())
+        request.page_token = answer.next_page_token
+    assert found == paid[::-1]
+    assert len(pages) > 2
+    assert all(MAX_PAGE_BYTES * 0.8 < size < MAX_PAGE_BYTES + 1024 for size in pages[:-1])
 
 
 async def test_what_is_under_way_or_needs_attention_is_listed_by_its_state(world: World) -> None:

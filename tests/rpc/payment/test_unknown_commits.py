@@ -6,11 +6,13 @@ import asyncio
 from pathlib import Path
 
 import pytest
+from paymesh.payment.v1 import payment_service_pb2 as pb
 from paymesh.payment.v1.payment_service_pb2_grpc import PaymentServiceStub
 
 from mesh.channel import open_channel
 from mesh.errors import Reason
 from mesh.migrations import provision
+from mesh.status import from_status
 from payment_svc.intake import Intake
 from payment_svc.waiting import Waiting
 from tests.support.embedded import embedded, run
@@ -93,6 +95,32 @@ async def test_a_call_that_grpc_repeated_is_not_told_that_nothing_was_accepted(
         replica.refuse("payment.write", 0)
         response = await PaymentServiceStub(retrying).CreatePayment(request)
     assert states_of(response.payment) == [SUCCEEDED]
+    await world.quiet()
+
+
+async def test_a_call_that_grpc_repeated_is_not_told_so_by_a_full_replica_either(
+    world: World,
+) -> None:
+    """The attempt before may be under way in another replica, and in no table yet."""
+    replica = await world.replica(max_open_orders=100)
+    gate = asyncio.Event()
+    world.executor.on(777, gate=gate)
+    first = asyncio.create_task(replica.create(checkout(*[777] * 100)))
+    await eventually(lambda: len(replica.conveyor) == 100)
+    request = checkout(1000)
+    repeated = (("grpc-previous-rpc-attempts", "1"),)
+    error = await error_of(replica.stub.CreatePayment(request, metadata=repeated))
+    assert error.reason is Reason.OUTCOME_UNKNOWN
+    bulk = replica.stub.CreatePayments(
+        iter([pb.CreatePaymentsRequest(request=request)]), metadata=repeated
+    )
+    (answer,) = [answer async for answer in bulk]
+    assert from_status(answer.error).reason is Reason.OUTCOME_UNKNOWN
+    error = await error_of(replica.stub.CreatePayment(request))
+    assert error.reason is Reason.OVERLOADED
+    gate.set()
+    await first
+    assert states_of(await replica.create(request)) == [SUCCEEDED]
     await world.quiet()
 
 
