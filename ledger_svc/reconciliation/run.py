@@ -176,7 +176,7 @@ def _parameters(
         "as_of_day": day if around.last_day is None else max(day, around.last_day),
         "missing_day": next(iter(_missing(source, around.file_day, day)), None),
         "zone": source.zone,
-        "cut_off": source.cut_off.isoformat(),
+        "ends_after": source.ends_after,
         "settle_days": source.settle_days,
         "fee_tolerance_minor": source.fee_tolerance_minor,
         "rounding_tolerance_minor": source.rounding_tolerance_minor,

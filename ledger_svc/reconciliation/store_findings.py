@@ -236,8 +236,9 @@ WITH fresh AS MATERIALIZED (
 ), missing AS (
   SELECT j.*, e.currency, e.amount_minor - coalesce(fee.amount_minor, 0) AS net,
          (
-           cast(:as_of_day AS date)
-           - cast((j.create_time - cast(:cut_off AS interval)) AT TIME ZONE :zone AS date)
+           -- Less the settlement day that it came on, as Source.day_end ends days.
+           cast(:as_of_day AS date) - 1
+           - cast((j.create_time AT TIME ZONE :zone) - cast(:ends_after AS interval) AS date)
          ) AS days
   FROM fresh
   JOIN journal AS j ON j.journal_id = fresh.journal_id AND j.kind = 1

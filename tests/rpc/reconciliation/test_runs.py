@@ -5,7 +5,7 @@ from __future__ import annotations
 import asyncio
 import uuid
 from collections.abc import Awaitable, Callable
-from datetime import date
+from datetime import date, timedelta
 from typing import Any
 
 import pytest
@@ -319,6 +319,27 @@ async def test_settings_that_come_back_are_a_new_version_again(
     assert await world.balance(FEES) == 5
     [found] = await world.breaks(runs[-1])
     assert (found.state, found.booked_journal_id) == (pb.BREAK_STATE_OPEN, "")
+
+
+async def test_what_comes_after_the_cut_off_is_the_next_days_and_no_older(
+    databases: dict[str, str], world: World
+) -> None:
+    # A second after midnight: but for this one, all of today is the settlement day after it.
+    source = Source.model_validate({"kind": "psp", "cut_off": "00:00:01", "settle_days": 1})
+    settings = Settings(
+        port=free_port(),
+        database_url=databases["ledger"],
+        drain_s=0,
+        sources={world.source: source},
+    )
+    row = world.sql.execute("SELECT (paymesh_now() AT TIME ZONE 'UTC')::date").fetchone()
+    assert row is not None
+    today, tomorrow, later = (str(row[0] + timedelta(days=n)) for n in range(3))
+    await world.capture(500)
+    async with serving(wire, settings) as channel:
+        late = World(world.source, channel, world.sql)
+        found = [counts(await late.day(DayFile(day=day), day)) for day in (today, tomorrow, later)]
+    assert found == [{}, {pb.BREAK_CLASS_TIMING: 1}, {pb.BREAK_CLASS_NEVER_SETTLED: 1}]
 
 
 async def test_a_run_of_before_the_version_was_in_the_id_is_the_same_again(
