@@ -223,7 +223,7 @@ def _answer(told: pb.ChargeOutcome | pb.LookUpResult) -> Answer:
             return Captured(
                 Money(captured.amount.amount_minor, _text(captured.amount.currency_code)),
                 _text(captured.psp_reference),
-                _fee(captured.fee, told) if captured.HasField("fee") else None,
+                _fee(captured, told) if captured.HasField("fee") else None,
             )
         case "declined":
             declined = told.declined
@@ -260,10 +260,16 @@ def _category(number: int) -> DeclineCategory:
         return DeclineCategory.GENERIC
 
 
-def _fee(fee: money_pb2.Money, told: pb.ChargeOutcome | pb.LookUpResult) -> Money | None:
-    """A fee that can't be booked is left to the settlement file, which tells it again."""
+def _fee(captured: pb.ChargeCaptured, told: pb.ChargeOutcome | pb.LookUpResult) -> Money | None:
+    """A fee that can't be booked is left to the settlement file, which tells it again.
+
+    So is one in another currency than the capture: there it is a line of its own, in another
+    statement, which names no fee that is booked already, and would be booked once more.
+    """
+    fee = captured.fee
     in_range = 0 <= fee.amount_minor <= money.MAX_AMOUNT_MINOR
-    if not in_range or money.any_exponent(fee.currency_code) is None:
+    is_money = money.any_exponent(fee.currency_code) is not None
+    if not in_range or not is_money or fee.currency_code != captured.amount.currency_code:
         log.warning("psp_fee_left_out", psp_key=ids.shown(told.idempotency_key))
         return None
     return Money(fee.amount_minor, fee.currency_code)

@@ -75,8 +75,8 @@ class CaptureEvent(NamedTuple):
     """An order was captured at `source` and credited to the seller's wallet.
 
     captured = seller_pending_minor + commission_minor, in the captured currency. fee: what
-    the PSP keeps, if it told; it may be in another currency. psp_reference: what the PSP
-    calls the capture, empty if not known.
+    the PSP keeps, if it told; the executor leaves out one in another currency. psp_reference:
+    what the PSP calls the capture, empty if not known.
     """
 
     operation_id: UUID

@@ -7,6 +7,8 @@ from enum import IntEnum
 from typing import NamedTuple
 from uuid import UUID
 
+from mesh.money import MAX_AMOUNT_MINOR
+
 
 class FileState(IntEnum):
     """How a file stands. The numbers are those of the wire and of the database."""
@@ -253,6 +255,6 @@ class Break(NamedTuple):
 
     @property
     def is_postable(self) -> bool:
-        """Whether its proposal moves money that no line moves already."""
+        """Whether its proposal moves money that no line moves already, and an entry holds it."""
         tells_only = {BreakClass.CHAIN_BROKEN, BreakClass.PAYOUT_DIFFERS}
-        return bool(self.amount_minor) and self.class_ not in tells_only
+        return 0 < abs(self.amount_minor) <= MAX_AMOUNT_MINOR and self.class_ not in tells_only

@@ -134,7 +134,8 @@ class DropFolder:
 
     async def _move(self, held: Held, found: Found, to: str, key: str, reason: str = "") -> None:
         name = await _in_thread(held.move, to, key, reason)
-        log.info("drop_taken", source=found.source, file_name=found.name, moved_to=f"{to}/{name}")
+        tell = log.warning if to == REFUSED else log.info
+        tell("drop_taken", source=found.source, file_name=found.name, moved_to=f"{to}/{name}")
 
 
 def _reason(stored: StoredFile) -> str:

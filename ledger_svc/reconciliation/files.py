@@ -123,13 +123,16 @@ async def ingest(
             stored = await _ingest(database, delivery, rows, reading)
         finally:
             reading.cancel()
-    log.info(
+    is_refused = stored.state in {FileState.QUARANTINED, FileState.WAITING}
+    tell = log.warning if is_refused else log.info
+    tell(
         "settlement_file",
         source=stored.source,
         file_id=stored.file_id.hex,
         state=stored.state.name,
         lines=stored.lines,
         size_bytes=stored.size_bytes,
+        **({"problem": stored.problem} if is_refused else {}),
     )
     return stored
 

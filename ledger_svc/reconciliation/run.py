@@ -18,7 +18,7 @@ from ledger_svc.reconciliation import (
     store_late,
     store_run,
 )
-from ledger_svc.reconciliation.domain import Break, BreakFilter, Run
+from ledger_svc.reconciliation.domain import Break, BreakFilter, Run, RunState
 from ledger_svc.reconciliation.sources import Source
 from mesh import ids
 from mesh.db import Database
@@ -141,7 +141,9 @@ async def reconcile(database: Database, name: str, source: Source, day: date) ->
     # By itself: the locks that it takes must not be kept while the run goes on.
     await database.read("ledger.analyze", store_run.analyze)
     run = await database.commit("ledger.reconcile", work)
-    log.info(
+    # OPEN waits for a file that somebody has to get, BROKEN for whoever finds what is wrong.
+    tell = log.warning if run.state in {RunState.BROKEN, RunState.OPEN} else log.info
+    tell(
         "reconciled",
         source=name,
         settlement_date=day.isoformat(),
@@ -177,7 +179,7 @@ def _parameters(
         "as_of_day": day if around.last_day is None else max(day, around.last_day),
         "missing_day": next(iter(_missing(source, around.file_day, day)), None),
         "zone": source.zone,
-        "cut_off": source.cut_off.isoformat(),
+        "ends_after": source.ends_after,
         "settle_days": source.settle_days,
         "fee_tolerance_minor": source.fee_tolerance_minor,
         "rounding_tolerance_minor": source.rounding_tolerance_minor,

@@ -3,12 +3,13 @@
 from __future__ import annotations
 
 import re
-from collections.abc import AsyncIterator, Mapping
+from collections.abc import AsyncIterator, Iterable, Mapping
 from datetime import UTC, date, datetime
 from typing import Any
 from uuid import UUID
 
 import grpc
+import structlog
 from paymesh.common.v1 import money_pb2
 from paymesh.ledger.v1 import ledger_service_pb2 as ledger_pb
 from paymesh.reconciliation.v1 import reconciliation_service_pb2 as pb
@@ -35,6 +36,8 @@ from mesh.clock import timestamp
 from mesh.db import Database
 from mesh.errors import MeshError, Reason, Violation, validation_failed
 from mesh.validation import check
+
+log = structlog.get_logger()
 
 Context = grpc.aio.ServicerContext[Any, Any]
 
@@ -142,8 +145,8 @@ class ReconciliationServicer(pb_grpc.ReconciliationServiceServicer):
         source = files.source_of(self._sources, request.source)
         await self._fetch(request.source, source, day)
         await self._catch_up(request.source, source, day)
-        for late in await run.late_days(self._database, request.source, day):
-            await run.reconcile(self._database, request.source, source, late)
+        late = await run.late_days(self._database, request.source, day)
+        await self._reconcile_others(request.source, source, late)
         done = await run.reconcile(self._database, request.source, source, day)
         return pb.ReconcileResponse(run=_run(done))
 
@@ -157,11 +160,21 @@ class ReconciliationServicer(pb_grpc.ReconciliationServiceServicer):
                 try:
                     await self._fetch(name, source, missing)
                 except MeshError as error:
-                    if error.reason is not Reason.SETTLEMENT_FILE_MISSING:
+                    if error.reason is Reason.FILE_TOO_LARGE:
+                        _left_behind(name, missing, error)
+                    elif error.reason is not Reason.SETTLEMENT_FILE_MISSING:
                         raise
                     # It stays missing, and the run says so.
-        for behind in await run.days_behind(self._database, name, day):
-            await run.reconcile(self._database, name, source, behind)
+        behind = await run.days_behind(self._database, name, day)
+        await self._reconcile_others(name, source, behind)
+
+    async def _reconcile_others(self, name: str, source: Source, days: Iterable[date]) -> None:
+        """Reconciles days that nobody asked for: one that fails stops no other."""
+        for day in days:
+            try:
+                await run.reconcile(self._database, name, source, day)
+            except MeshError as error:
+                _left_behind(name, day, error)
 
     async def _fetch(self, name: str, source: Source, day: date) -> None:
         """Sees to it that a file of the day is there, if it can be had."""
@@ -235,6 +248,12 @@ class ReconciliationServicer(pb_grpc.ReconciliationServiceServicer):
         files.source_of(self._sources, request.source)
         close = Close(_caller(context), request.request_id, request.source, day, request.actor)
         return pb.CloseDayResponse(run=_run(await decide.close_day(self._database, close)))
+
+
+def _left_behind(name: str, day: date, error: MeshError) -> None:
+    """The next night tries it again."""
+    cause = "; ".join((str(error), *getattr(error, "__notes__", ())))
+    log.warning("day_left_behind", source=name, settlement_date=day.isoformat(), cause=cause)
 
 
 def _caller(context: Context) -> str:

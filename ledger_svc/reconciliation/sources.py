@@ -28,7 +28,8 @@ class Source(BaseModel):
     """One PSP or bank. Amounts are minor units of the line's currency.
 
     accounts: as the files write them; empty takes whatever account a file names. zone and
-    cut_off: when a settlement day ends: at that time of the day after it, in that zone.
+    cut_off: when a settlement day ends, as an adapter's GetCapabilities tells it: at that time of
+    the day, by the clock of that zone; 00:00 is the midnight after it.
     file_days: the days that have a file; one that is missing between two others leaves the later
     one open. `any`: nothing is known.
     settle_days: so long a capture may be in no file before that is a fault.
@@ -62,7 +63,17 @@ class Source(BaseModel):
 
     def day_end(self, day: date) -> datetime:
         """The first instant that no longer belongs to the day."""
-        return datetime.combine(day + timedelta(days=1), self.cut_off, ZoneInfo(self.zone))
+        # By the wall clock, not by hours that passed.
+        return datetime.combine(day, time(), ZoneInfo(self.zone)) + self.ends_after
+
+    @property
+    def ends_after(self) -> timedelta:
+        """From the midnight that a day is named after to its end, by the clock."""
+        at = self.cut_off
+        since_midnight = timedelta(
+            hours=at.hour, minutes=at.minute, seconds=at.second, microseconds=at.microsecond
+        )
+        return since_midnight or timedelta(days=1)
 
 
 Sources = Mapping[Name, Source]

@@ -45,6 +45,35 @@ _IS_DUPLICATE = """
 )
 """
 
+# Of a transfer: is it told a second time, on this day or another one? Its name is its own. That
+# of a fee may be its charge's, which has several, some of them equal: they are all booked.
+# Both lists are made once, and only if there is a transfer.
+_IS_TRANSFER_AGAIN = f"""
+line.source_reference <> '' AND (
+  (line.file_id, line.sequence) IN (
+    SELECT file_id, sequence
+    FROM (
+      SELECT file_id, sequence, row_number() OVER (
+               PARTITION BY kind, source_reference, currency, amount_minor
+               ORDER BY file_id, sequence
+             ) AS times
+      FROM open_line WHERE kind IN ('TRANSFER', 'TRANSFER_RETURN')
+    ) AS told
+    WHERE times > 1
+  )
+  OR (line.source_reference, line.currency, line.amount_minor) IN (
+    SELECT j.psp_reference, b.currency, b.amount_minor
+    FROM settlement_booking AS b
+    CROSS JOIN LATERAL (
+      SELECT psp_reference FROM journal WHERE journal.journal_id = b.journal_id OFFSET 0
+    ) AS j
+    WHERE b.counter_kind = {K.BANK_CASH} AND b.counter_source = :bank AND b.source = :source
+      AND b.reversal_id IS NULL AND b.settlement_date <> :day
+      AND b.settlement_date >= cast(cast(:look_back_time AS timestamptz) AS date)
+  )
+)
+"""
+
 # A source that rounds says so by a line that is about nothing of ours.
 _IS_ROUNDING = """
 kind = 'ADJUSTMENT' AND op IS NULL AND line.order_id IS NULL AND line.related_reference = ''
@@ -117,7 +146,9 @@ WITH {NEARBY}, choice AS (
                  THEN {C.AMBIGUOUS}
                ELSE {C.UNKNOWN_TO_US}
              END
-           WHEN kind IN ('FEE', 'TRANSFER', 'TRANSFER_RETURN') THEN {C.NONE}
+           WHEN kind = 'FEE' THEN {C.NONE}
+           WHEN kind IN ('TRANSFER', 'TRANSFER_RETURN') THEN
+             CASE WHEN {_IS_TRANSFER_AGAIN} THEN {C.DUPLICATE_IN_FILE} ELSE {C.NONE} END
            WHEN kind = 'REFUND' THEN {C.REFUND_DIFFERS}
            WHEN kind IN ('DISPUTE', 'DISPUTE_REVERSAL') THEN {C.CHARGEBACK}
            WHEN kind IN ('CHARGE_REVERSAL', 'REFUND_REVERSAL', 'PAYOUT_RETURN')
@@ -205,8 +236,9 @@ WITH fresh AS MATERIALIZED (
 ), missing AS (
   SELECT j.*, e.currency, e.amount_minor - coalesce(fee.amount_minor, 0) AS net,
          (
-           cast(:as_of_day AS date)
-           - cast((j.create_time - cast(:cut_off AS interval)) AT TIME ZONE :zone AS date)
+           -- Less the settlement day that it came on, as Source.day_end ends days.
+           cast(:as_of_day AS date) - 1
+           - cast((j.create_time AT TIME ZONE :zone) - cast(:ends_after AS interval) AS date)
          ) AS days
   FROM fresh
   JOIN journal AS j ON j.journal_id = fresh.journal_id AND j.kind = 1

@@ -9,6 +9,7 @@ from ledger_svc.reconciliation import store_chain, store_day
 from ledger_svc.reconciliation.domain import BreakClass as C
 from ledger_svc.reconciliation.domain import BreakState as S
 from ledger_svc.reconciliation.domain import Resolution
+from mesh.money import MAX_AMOUNT_MINOR
 
 _NO_ORDER = "cast('00000000-0000-0000-0000-000000000000' AS uuid)"
 
@@ -53,7 +54,14 @@ WHERE f.run_id = :run_id AND f.is_posted
       AND (b.amount_minor, b.currency) = (f.amount_minor, f.currency)
   )
 """)
-DECIDED = (_APPROVE, _KEEP_ACCEPTED)
+# A line may have the largest amount that there is, and differ from what is booked by more: that
+# stays open, for its day must have its run.
+_TOO_LARGE = text(f"""
+UPDATE run_finding SET is_posted = false
+WHERE run_id = :run_id AND is_posted AND abs(amount_minor) > {MAX_AMOUNT_MINOR}
+""")
+DECIDED = (_APPROVE, _KEEP_ACCEPTED, _TOO_LARGE)
+"""Which findings are posted, after the rules of their classes."""
 
 # What stands and is no longer wanted so: the line was corrected, the capture came, the
 # difference has another amount. What was missing in the files is gone when it is matched, or

@@ -110,9 +110,14 @@ WHERE r.run_id = :run_id
 """
 _FINISH_PSP = text(
     _FINISH_RUN.format(
-        matched="""(SELECT count(*) FROM day_line) - (SELECT count(*) FROM open_line)
+        matched=f"""(SELECT count(*) FROM day_line) - (SELECT count(*) FROM open_line)
     + (SELECT count(*) FROM matched)
     + (SELECT count(*) FROM open_line WHERE kind IN ('FEE', 'TRANSFER', 'TRANSFER_RETURN'))
+    - (
+      SELECT count(*) FROM run_finding AS f JOIN open_line AS d USING (file_id, sequence)
+      WHERE f.run_id = :run_id AND f.class = {int(BreakClass.DUPLICATE_IN_FILE)}
+        AND d.kind IN ('TRANSFER', 'TRANSFER_RETURN')
+    )
 """
     )
 )

@@ -9,10 +9,12 @@ import pytest
 from paymesh.common.v1.money_pb2 import Money
 from paymesh.ledger.v1.ledger_posting_service_pb2 import CaptureEvent
 from paymesh.psp.v1 import psp_service_pb2 as pb
+from structlog.testing import capture_logs
 
 from executor_svc.clients import _answer
 from executor_svc.domain import Captured, Declined, Pending
 from executor_svc.texts import plain
+from mesh import money
 from mesh.validation import check
 
 CONTROLS = [chr(n) for n in range(sys.maxunicode) if unicodedata.category(chr(n)) == "Cc"]
@@ -25,6 +27,21 @@ def captured(psp_reference: str) -> Captured:
     answer = _answer(pb.ChargeOutcome(captured=told))
     assert isinstance(answer, Captured)
     return answer
+
+
+@pytest.mark.parametrize("told", [pb.ChargeOutcome, pb.LookUpResult])
+def test_a_fee_in_another_currency_than_the_captures_is_left_to_the_settlement_file(
+    told: type[pb.ChargeOutcome | pb.LookUpResult],
+) -> None:
+    for currency, fee in (("EUR", money.Money(3, "EUR")), ("USD", None)):
+        amount = Money(amount_minor=100, currency_code="EUR")
+        with_fee = pb.ChargeCaptured(
+            amount=amount, fee=Money(amount_minor=3, currency_code=currency)
+        )
+        with capture_logs() as lines:
+            answer = _answer(told(captured=with_fee))
+        assert answer == Captured(money.Money(100, "EUR"), "", fee)
+        assert [line["event"] for line in lines] == ["psp_fee_left_out"] * (fee is None)
 
 
 def event(psp_reference: str, source: str = "psp") -> CaptureEvent:

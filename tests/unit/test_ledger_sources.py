@@ -7,13 +7,15 @@ import os
 import re
 import subprocess
 import sys
-from datetime import date
+from datetime import UTC, date, datetime, time, timedelta
 from pathlib import Path
+from zoneinfo import ZoneInfo
 
 import pytest
 from pydantic import TypeAdapter
 
 from ledger_svc.reconciliation.sources import Source, Sources
+from psp_stub.settlement import Calendar
 
 FORMATS_MD = Path(__file__).resolve().parents[2] / "docs" / "settlement-formats.md"
 
@@ -44,6 +46,23 @@ def test_a_source_is_written_the_same_in_every_process() -> None:
     }
     [one] = written
     assert json.loads(one)["accounts"] == sorted(accounts)
+
+
+@pytest.mark.parametrize("day", [date(2026, 3, 1), date(2026, 3, 29), date(2026, 10, 25)])
+@pytest.mark.parametrize(
+    ("cut_off", "days", "minutes"),
+    [("00:00", 1, 0), ("00:01", 0, 1), ("02:30", 0, 150), ("22:00", 0, 1320), ("23:59", 0, 1439)],
+)
+def test_a_day_ends_at_its_own_cut_off_and_at_midnight_after_it_if_there_is_none(
+    day: date, cut_off: str, days: int, minutes: int
+) -> None:
+    """As the adapter's contract says it (GetCapabilities), and as the stub does it."""
+    source = Source.model_validate({"kind": "psp", "zone": "Europe/Madrid", "cut_off": cut_off})
+    end = source.day_end(day)
+    wall = datetime.combine(day, time()) + timedelta(days=days, minutes=minutes)
+    assert end.replace(tzinfo=None) == wall
+    stub = Calendar(ZoneInfo("Europe/Madrid"), timedelta(minutes=minutes))
+    assert end.astimezone(UTC) == stub.end(day)
 
 
 @pytest.mark.parametrize(

@@ -19,6 +19,7 @@ from ledger_svc.reconciliation.domain import (
     RunState,
     Verdict,
 )
+from mesh.money import MAX_AMOUNT_MINOR
 from tests.support.values import numbers, on_the_wire
 
 NOW = datetime(2026, 3, 1, 12, tzinfo=UTC)
@@ -87,6 +88,13 @@ def test_what_only_tells_of_others_amounts_is_never_posted_and_all_else_is(
     """A broken chain and a differing payout repeat what single lines move already."""
     tells_only = class_ in (BreakClass.CHAIN_BROKEN, BreakClass.PAYOUT_DIFFERS)
     assert a_break(class_, amount_minor).is_postable is not tells_only
+
+
+@pytest.mark.parametrize("class_", [BreakClass.AMOUNT_DIFFERS, BreakClass.FEE_DIFFERS])
+def test_a_difference_beyond_what_an_entry_holds_is_never_posted(class_: BreakClass) -> None:
+    for sign in (1, -1):
+        assert a_break(class_, sign * MAX_AMOUNT_MINOR).is_postable is True
+        assert a_break(class_, sign * (MAX_AMOUNT_MINOR + 1)).is_postable is False
 
 
 @pytest.mark.parametrize("class_", BreakClass)

@@ -36,7 +36,17 @@ class _Currency:
 
     def __init__(self, page: Page) -> None:
         self.page = page
-        self.balances: list[Balance] = []
+        self._balances: dict[tuple[str, bool], set[int]] = {}
+
+    def add(self, told: Balance) -> None:
+        """A balance. Of one code and kind two are kept: more are no less ambiguous."""
+        amounts = self._balances.setdefault((told.code, told.interim), set())
+        if len(amounts) < 2:
+            amounts.add(told.amount_minor)
+
+    def amounts(self, code: str, *, interim: bool) -> set[int]:
+        """Those of the code that differ: of a page's own kind, or else of the other."""
+        return self._balances.get((code, interim)) or self._balances.get((code, not interim), set())
 
 
 class CamtStatement:
@@ -75,7 +85,7 @@ class CamtStatement:
         if told.code not in _BOOKED:
             return
         known = self._currency(told.currency_code, told.where)
-        known.balances.append(told)
+        known.add(told)
         if told.code == "CLBD" and told.day:
             known.page.tally.closing_date = told.day
 
@@ -188,14 +198,12 @@ class CamtStatement:
 def _choose(known: _Currency, codes: tuple[str, ...], *, interim: bool) -> int | None:
     """The balance of the first code that is told; of a page's own kind before the other."""
     for code in codes:
-        told = [one for one in known.balances if one.code == code]
-        fitting = [one for one in told if one.interim is interim] or told
-        amounts = {one.amount_minor for one in fitting}
+        amounts = known.amounts(code, interim=interim)
         if len(amounts) > 1:
             known.page.tally.report(
                 ProblemCode.BALANCE_AMBIGUOUS, f"several balances are {code}", breaks=True
             )
             return None
         if amounts:
-            return amounts.pop()
+            return next(iter(amounts))
     return None

@@ -13,6 +13,7 @@ from datetime import date
 from ledger_svc.reconciliation.readers.amounts import to_minor
 from ledger_svc.reconciliation.readers.model import (
     Level,
+    Limits,
     Line,
     ProblemCode,
     ReadError,
@@ -23,7 +24,7 @@ from ledger_svc.reconciliation.readers.mt_dates import entry_date, value_date
 from ledger_svc.reconciliation.readers.mt_fields import END, Field, fields
 from ledger_svc.reconciliation.readers.mt_texts import end_to_end_reference
 from ledger_svc.reconciliation.readers.pages import Page, Pages
-from ledger_svc.reconciliation.readers.source import Source
+from ledger_svc.reconciliation.readers.source import Source, record_too_long
 from ledger_svc.reconciliation.readers.tally import Tally
 
 FORMAT = "MT940"
@@ -62,6 +63,14 @@ class _Entry:
         self.amount_minor = amount_minor
         self.match = match
         self.texts: list[str] = []
+        self._bytes = len(field.text)
+
+    def add(self, field: Field, limits: Limits) -> None:
+        """A `:86:`. Raises ReadError: together they are one record, which is kept until its end."""
+        self._bytes += len(f":{field.tag}:{field.text}\n")
+        if self._bytes > limits.record_bytes:
+            raise record_too_long(self.field.where, limits)
+        self.texts.append(field.text)
 
 
 class _Reader:
@@ -114,7 +123,7 @@ class _Reader:
                 return self._line(field)
             case "86" | "NS":
                 if self._entry:
-                    self._entry.texts.append(field.text)
+                    self._entry.add(field, self._limits)
             case "62" | "62F" | "62M":
                 return self._close(field)
             case _:

@@ -35,7 +35,8 @@ def fields(source: Source) -> Iterator[Field]:
     """Fields and ends of messages, one after the other.
 
     Text is UTF-8, or else Latin-1: no charset is told, and all that is computed with is ASCII.
-    Raises ReadError: FILE_CUT if a `{4:` block has no end, RECORD_TOO_LONG.
+    Raises ReadError: FILE_CUT if a `{4:` block has no end, RECORD_TOO_LONG, UNEXPECTED_FIELD if
+    a line has several messages.
     """
     messages = _Messages(source)
     for line in source.lines():
@@ -97,6 +98,9 @@ class _Messages:
             yield from self._flush()
             self._in_block = True
             rest = text.partition("{4:")[2].strip()
+            if rest.startswith("-}") and "{4:" in rest:
+                # No bank writes so, and each of them would go a call deeper.
+                raise ReadError(ReadReason.UNEXPECTED_FIELD, where, "several messages on one line")
             if rest:
                 yield from self.take(rest, where)
 

@@ -20,6 +20,7 @@ import psycopg
 import pytest
 import pytest_asyncio
 from paymesh.reconciliation.v1 import reconciliation_service_pb2 as pb
+from structlog.testing import capture_logs
 
 from ledger_svc.config import Settings
 from ledger_svc.main import wire
@@ -163,9 +164,13 @@ async def test_a_file_in_work_is_taken_once_it_has_its_name(
 async def test_what_can_t_be_used_is_moved_to_refused_with_the_reason(
     drop: Drop, served: grpc.aio.Channel, content: bytes, told: list[str]
 ) -> None:
-    kept = drop.put("day.csv", content)
-    good = drop.put("good.csv", a_day())
-    await eventually(lambda: drop.names("done") == {good})
+    with capture_logs() as lines:
+        kept = drop.put("day.csv", content)
+        good = drop.put("good.csv", a_day())
+        await eventually(lambda: drop.names("done") == {good})
+    taken = {line["moved_to"]: line for line in lines if line["event"] == "drop_taken"}
+    assert taken[f"refused/{kept}"]["log_level"] == "warning"
+    assert taken[f"done/{good}"]["log_level"] == "info"
     assert drop.names("refused") == {kept, f"{kept}.reason"}
     assert drop.names() == {"done", "refused"}
     reason = (drop.folder / "refused" / f"{kept}.reason").read_text()

@@ -322,6 +322,47 @@ async def test_transfers_and_fees_are_booked_by_rule(world: World) -> None:
     assert world.booked() == 2
 
 
+@pytest.mark.parametrize(("kind", "amount"), [("TRANSFER", -960), ("TRANSFER_RETURN", 960)])
+async def test_class_7_a_transfer_that_is_told_twice_is_booked_once(
+    world: World, kind: str, amount: int
+) -> None:
+    name = reference()
+    file = DayFile(5000)
+    for told in (name, reference(), name):
+        file.line(amount, 0, kind=kind, psp_reference=told)
+    run = await world.day(file.line(amount + 1, 0, kind=kind, psp_reference=name))
+    bank = world.source.replace("psp", "bank")
+    booked = -(3 * amount + 1)
+    assert await world.balance(BANK, source=bank) == booked
+    [found] = await world.breaks(run)
+    assert class_of(found) == pb.BREAK_CLASS_DUPLICATE_IN_FILE
+    assert (found.state, found.amount_minor) == (pb.BREAK_STATE_POSTED, amount)
+    assert (run.lines, run.matched, run.state) == (4, 3, pb.RUN_STATE_EXPLAINED)
+    assert await world.balance(SUSPENSE) == amount
+
+    # Nor is it booked on another day, and it stays the other day's when the first is run again.
+    again = DayFile(5000 + 4 * amount + 1, day="2026-02-01")
+    again.line(amount, 0, kind=kind, psp_reference=name)
+    later = await world.day(again, "2026-02-01")
+    assert counts(later) == {pb.BREAK_CLASS_DUPLICATE_IN_FILE: 1}
+    assert await world.balance(BANK, source=bank) == booked
+    file.open_day(0, currency="USD", statement="more")
+    assert counts(await world.day(file)) == {pb.BREAK_CLASS_DUPLICATE_IN_FILE: 1}
+    assert await world.balance(BANK, source=bank) == booked
+    later = await world.run("2026-02-01")
+    assert (later.version, counts(later)) == (2, {pb.BREAK_CLASS_DUPLICATE_IN_FILE: 1})
+    assert await world.balance(BANK, source=bank) == booked
+    await world.assert_sums_to_zero()
+
+
+async def test_fees_of_one_name_and_amount_are_as_many_as_there_are(world: World) -> None:
+    name = reference()
+    file = DayFile(100).line(-3, 0, kind="FEE", psp_reference=name)
+    run = await world.day(file.line(-3, 0, kind="FEE", psp_reference=name))
+    assert run.state == pb.RUN_STATE_BALANCED
+    assert await world.balance(FEES) == 6
+
+
 async def test_a_psp_whose_bank_is_not_told_is_its_own(world: World) -> None:
     world.source = world.source.replace("psp", "fees")
     file = DayFile(960).line(-960, 0, kind="TRANSFER", psp_reference=reference())

@@ -4,23 +4,30 @@ from __future__ import annotations
 
 import asyncio
 import uuid
+from collections.abc import Awaitable, Callable
+from datetime import date, timedelta
+from typing import Any
 
 import pytest
 from paymesh.reconciliation.v1 import reconciliation_service_pb2 as pb
+from structlog.testing import capture_logs
 
 from ledger_svc.config import Settings
 from ledger_svc.main import wire
+from ledger_svc.reconciliation import domain, run
 from ledger_svc.reconciliation.sources import Source
 from mesh import ids
-from mesh.errors import Code, Reason
-from tests.rpc.reconciliation.conftest import Adapter
-from tests.rpc.reconciliation.test_decide import close
+from mesh.errors import Code, MeshError, Reason
+from mesh.money import MAX_AMOUNT_MINOR
+from tests.rpc.reconciliation.conftest import MAX_FILE_BYTES, Adapter
+from tests.rpc.reconciliation.test_decide import POST, close, decision, resolve
 from tests.support.ports import free_port
 from tests.support.reconciliation import DAY, DayFile, ingest, reference
 from tests.support.reconciliation_world import (
     FEES,
     SUSPENSE,
     World,
+    charge_cells,
     class_of,
     counts,
 )
@@ -180,6 +187,74 @@ async def test_a_correction_that_nobody_asks_for_counts_from_the_next_night_on(
     assert (closed.version, closed.close_actor) == (2, "ada")
 
 
+async def test_a_difference_that_no_entry_can_hold_stays_open_and_its_day_has_its_run(
+    world: World,
+) -> None:
+    mine = await world.capture(500)
+    done = await world.day(DayFile().line(-MAX_AMOUNT_MINOR, **mine))
+    assert (done.state, done.balances[0].difference_minor) == (pb.RUN_STATE_EXPLAINED, 0)
+    [found] = await world.breaks(done)
+    assert (class_of(found), found.state) == (
+        pb.BREAK_CLASS_AMOUNT_DIFFERS,
+        pb.BREAK_STATE_OPEN,
+    )
+    assert (found.amount_minor, list(found.proposal)) == (-MAX_AMOUNT_MINOR - 500, [])
+    assert world.booked() == 0
+    refused = await error_of(resolve(world, decision(found.break_id, POST)))
+    assert refused.reason is Reason.WRONG_STATE
+    assert await world.run() == done
+
+
+@pytest.mark.parametrize("is_late", [False, True])
+async def test_another_day_that_fails_is_told_and_does_not_stop_the_one_that_is_asked_for(
+    world: World, monkeypatch: pytest.MonkeyPatch, is_late: bool
+) -> None:
+    mine = charge_cells()
+    if is_late:
+        await world.day(DayFile().line(500, **mine))
+        await world.capture(500, cells=mine)
+    else:
+        await ingest(world.reconciliation, DayFile().content(), world.source)
+    await ingest(
+        world.reconciliation, DayFile(500 * is_late, day="2026-02-01").content(), world.source
+    )
+    reconcile: Callable[..., Awaitable[domain.Run]] = run.reconcile
+
+    async def failing(database: Any, name: str, source: Source, day: date) -> domain.Run:
+        if str(day) == DAY:
+            raise MeshError(Reason.INTERNAL, "a row was refused")
+        return await reconcile(database, name, source, day)
+
+    monkeypatch.setattr(run, "reconcile", failing)
+    with capture_logs() as lines:
+        assert (await world.run("2026-02-01")).state == pb.RUN_STATE_BALANCED
+    assert [line for line in lines if line["event"] == "day_left_behind"] == [
+        {
+            "event": "day_left_behind",
+            "log_level": "warning",
+            "source": world.source,
+            "settlement_date": DAY,
+            "cause": "INTERNAL: a row was refused",
+        }
+    ]
+    # Who asks for that day itself is told.
+    assert (await error_of(world.run())).code is Code.INTERNAL
+    monkeypatch.undo()
+    await world.run("2026-02-01")
+    assert [day for day, _, _ in await versions(world)].count(DAY) == 1 + is_late
+
+
+async def test_a_missing_day_whose_file_is_too_large_does_not_stop_the_one_that_is_asked_for(
+    world: World, adapter: tuple[str, Adapter]
+) -> None:
+    world.source, behind = adapter
+    behind.files = {day: DayFile(day=day).content() for day in ("2026-02-01", "2026-02-03")}
+    behind.files["2026-02-02"] = b"x" * (MAX_FILE_BYTES + 1)
+    await world.run("2026-02-01")
+    later = await world.run("2026-02-03")
+    assert [one.rule for one in await world.breaks(later)] == ["DAY_MISSING 2026-02-02"]
+
+
 async def test_a_night_goes_back_no_further_than_a_line_for_its_capture(world: World) -> None:
     for day in ("2025-12-17", "2025-12-18"):
         await ingest(world.reconciliation, DayFile(day=day).content(), world.source)
@@ -244,6 +319,27 @@ async def test_settings_that_come_back_are_a_new_version_again(
     assert await world.balance(FEES) == 5
     [found] = await world.breaks(runs[-1])
     assert (found.state, found.booked_journal_id) == (pb.BREAK_STATE_OPEN, "")
+
+
+async def test_what_comes_after_the_cut_off_is_the_next_days_and_no_older(
+    databases: dict[str, str], world: World
+) -> None:
+    # A second after midnight: but for this one, all of today is the settlement day after it.
+    source = Source.model_validate({"kind": "psp", "cut_off": "00:00:01", "settle_days": 1})
+    settings = Settings(
+        port=free_port(),
+        database_url=databases["ledger"],
+        drain_s=0,
+        sources={world.source: source},
+    )
+    row = world.sql.execute("SELECT (paymesh_now() AT TIME ZONE 'UTC')::date").fetchone()
+    assert row is not None
+    today, tomorrow, later = (str(row[0] + timedelta(days=n)) for n in range(3))
+    await world.capture(500)
+    async with serving(wire, settings) as channel:
+        late = World(world.source, channel, world.sql)
+        found = [counts(await late.day(DayFile(day=day), day)) for day in (today, tomorrow, later)]
+    assert found == [{}, {pb.BREAK_CLASS_TIMING: 1}, {pb.BREAK_CLASS_NEVER_SETTLED: 1}]
 
 
 async def test_a_run_of_before_the_version_was_in_the_id_is_the_same_again(

@@ -122,6 +122,12 @@ def test_fifty_megabytes_take_no_more_memory_than_a_page(kind: str, tmp_path: Pa
 # may be held. Only what no reader asks for is held, up to the limit of a record, as a tree.
 FLOODS = {
     "balances": (bal("INFO", "1.00"), 100, ROOM_KIB),
+    "opening balances": (bal("OPBD", "100.00"), 100, ROOM_KIB),
+    "opening balances that differ": (
+        "".join(bal("OPBD", f"{n}.00") for n in range(100)),
+        1,
+        ROOM_KIB,
+    ),
     "unknown elements": ("<Unknown><A>b</A></Unknown>", 100, 8 * ROOM_KIB),
     "entries with unknown elements": (
         ntry("5.00").replace("<NtryDtls></NtryDtls>", "<U/>" * 500),

@@ -81,6 +81,8 @@ def test_nesting_without_end_is_refused(depth: int) -> None:
         camt(stmt(f'<x a="{"y" * 3_000_000}"/>')),
         mt940("61:260130C4,00NTRFA", "86:" + "x" * 3_000_000),
         mt940("61:260130C4,00NTRFA", "86:" + "x\n" * 1_500_000),
+        mt940("61:260130C4,00NTRFA", *["86:" + "x" * 1000] * 3_000),
+        mt940("61:260130C4,00NTRFA", *["86:"] * 600_000),
         stripe(stripe_row("1.00", description="x" * 3_000_000)),
         stripe(stripe_row("1.00", description="x\n" * 1_500_000)),
         OwnFile().open().line(5, description="x\n" * 1_500_000).close().text(),
@@ -93,6 +95,12 @@ def test_a_record_without_end_is_refused(content: str) -> None:
         ReadReason.BAD_ROW,  # a cell beyond csv's own limit
         ReadReason.XML_NOT_WELL_FORMED,  # an attribute beyond libxml2's
     }
+
+
+def test_messages_on_one_line_are_refused_however_many_they_are() -> None:
+    for count in (2, 500, 10_000):
+        refused = refusal("{4:" + "-}{4:" * count + "\n" + mt940())
+        assert (refused.reason, refused.where) == (ReadReason.UNEXPECTED_FIELD, "line 1")
 
 
 def many(kind: str, count: int) -> str:

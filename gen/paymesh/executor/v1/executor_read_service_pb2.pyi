@@ -231,7 +231,7 @@ class StoredOperation(_message.Message):
 
     @_builtins.property
     def fee(self) -> _money_pb2.Money:
-        """The PSP's fee; not set if it did not say."""
+        """The PSP's fee; not set if it did not say, or if it is left to the settlement file."""
 
     @_builtins.property
     def change_time(self) -> _timestamp_pb2.Timestamp:

@@ -273,7 +273,9 @@ class Captured(_message.Message):
 
     @_builtins.property
     def fee(self) -> _money_pb2.Money:
-        """The PSP's fee in the currency of its account; not set if it did not say."""
+        """The PSP's fee in the currency of what was taken; not set if it did not say. One in
+        another currency is left to the settlement file.
+        """
 
     @_builtins.property
     def outcome_time(self) -> _timestamp_pb2.Timestamp:

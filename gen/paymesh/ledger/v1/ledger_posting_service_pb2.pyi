@@ -119,7 +119,9 @@ class CaptureEvent(_message.Message):
 
     @_builtins.property
     def fee(self) -> _money_pb2.Money:
-        """The PSP's fee, if it told. It may be in another currency than the capture."""
+        """The PSP's fee, if it told. One in another currency than the capture would be booked, too;
+        the executor leaves it to the settlement file, whose own line for it is booked.
+        """
 
     def __init__(
         self,

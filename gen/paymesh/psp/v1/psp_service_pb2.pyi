@@ -210,7 +210,9 @@ class ChargeCaptured(_message.Message):
 
     @_builtins.property
     def fee(self) -> _money_pb2.Money:
-        """The PSP's fee, if it tells with the charge; it is deducted at settlement."""
+        """The PSP's fee, if it tells with the charge; it is deducted at settlement. It is booked
+        with the charge if it is in the currency of the amount, else from the settlement file.
+        """
 
     def __init__(
         self,
