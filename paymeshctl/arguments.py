@@ -133,6 +133,18 @@ def parse_replicas(texts: Sequence[str]) -> dict[str, int]:
     return replicas
 
 
+def parse_without(texts: Sequence[str]) -> set[str]:
+    """The services that are left out. Raises CommandError for what is none."""
+    left_out = set(texts)
+    if unknown := sorted(left_out - set(PORT_OFFSETS)):
+        raise CommandError(
+            Exit.BAD_USAGE,
+            f"--without {unknown[0]!r}: there is no such service; there are "
+            f"{', '.join(PORT_OFFSETS)}",
+        )
+    return left_out
+
+
 def parse_metadata(texts: Sequence[str]) -> dict[str, str]:
     """Notes from `KEY=VALUE` each. Raises CommandError."""
     notes = {}
