@@ -89,7 +89,8 @@ class Calls:
         service, _, name = method.partition("/")
         self._labels = (kind, service, name)
         self._handled = handled
-        self._by_code: dict[str, Counter] = {}
+        # There before it is counted: what begins with 1 is no increase for Prometheus.
+        self._by_code = {"OK": handled.labels(*self._labels, "OK")}
         self._seconds = seconds.labels(*self._labels)
         self._started = None if started is None else started.labels(*self._labels)
 

@@ -39,8 +39,8 @@ PACKAGES: Mapping[str, str] = {
 
 DEFAULT_PREFIX = "paymesh"
 
-# The built-in locale that gives text the same order on every system came with 17.
-_OLDEST_SERVER = 170_000
+# Statements of payment_svc ask RETURNING for old and new, which came with 18.
+_OLDEST_SERVER = 18
 _CONNECT_TIMEOUT_S = 5
 # For the other run's lock, which it holds while it migrates all databases.
 _LOCK_TIMEOUT_MS = 120_000
@@ -126,6 +126,14 @@ def provision(
     except DBAPIError as error:
         raise _explain(error.orig or error) from error
     return {plan.service: plan.app_url for plan in plans}
+
+
+def refusal_of_server(version: int) -> str | None:
+    """Why a server won't do, in a sentence; None if it does. version: its server_version_num."""
+    major = version // 10_000
+    if major >= _OLDEST_SERVER:
+        return None
+    return f"the server is PostgreSQL {major}; Paymesh needs {_OLDEST_SERVER} or newer"
 
 
 def head_revision(service: str) -> str:
@@ -223,11 +231,9 @@ def _connect(url: URL) -> psycopg.Connection[tuple[object, ...]]:
 
 
 def _refuse_old_server(connection: psycopg.Connection[tuple[object, ...]]) -> None:
-    version = connection.info.server_version
-    if version < _OLDEST_SERVER:
-        raise ProvisionError(
-            f"the server is PostgreSQL {version // 10_000}; Paymesh needs 17 or newer"
-        )
+    refusal = refusal_of_server(connection.info.server_version)
+    if refusal is not None:
+        raise ProvisionError(refusal)
 
 
 def _make_roles(connection: psycopg.Connection[tuple[object, ...]], plan: _Plan) -> None:

@@ -21,6 +21,7 @@ from typing import Any
 
 import grpc
 import structlog
+from google.protobuf import descriptor_pool
 from grpc_health.v1 import health_pb2, health_pb2_grpc
 from grpc_health.v1.health import aio as health
 from grpc_reflection.v1alpha import reflection_pb2_grpc
@@ -31,7 +32,7 @@ from mesh.config import ServiceSettings
 from mesh.db import Database
 from mesh.gauges import DatabaseGauges, Read
 from mesh.interceptor import ServiceInterceptor
-from mesh.metrics import Endpoint
+from mesh.metrics import Calls, Endpoint
 from mesh.reflection import Reflection
 
 log = structlog.get_logger()
@@ -93,6 +94,13 @@ class Server:
     def add(self, service: str, *, internal: bool = False) -> None:
         """Lists a service by its full name. internal: its items are validated one by one."""
         self._services.append(service)
+        for method in descriptor_pool.Default().FindServiceByName(service).methods:
+            # Its counts begin with 0, now.
+            Calls.of_server(
+                f"{service}/{method.name}",
+                streams_in=method.client_streaming,
+                streams_out=method.server_streaming,
+            )
         if internal:
             self._internal.add(service)
 

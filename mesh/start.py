@@ -3,12 +3,17 @@
 from __future__ import annotations
 
 from sqlalchemy import text
+from sqlalchemy.ext.asyncio import AsyncConnection
 
 from mesh.db import CommitFailed, Database
-from mesh.migrations import head_revision
+from mesh.migrations import head_revision, refusal_of_server
 from mesh.server import CannotStartError
 
 _UNDEFINED_TABLE = "42P01"
+_LOOK = text(
+    "SELECT version_num, current_setting('server_version_num')::integer AS server"
+    " FROM alembic_version"
+)
 
 
 async def require_database(database: Database, service: str) -> None:
@@ -18,19 +23,25 @@ async def require_database(database: Database, service: str) -> None:
     migrations expand first, so that old code runs while the new one is rolled out.
     """
     try:
-        found = await database.read(
-            "start.revision",
-            lambda connection: connection.scalar(text("SELECT version_num FROM alembic_version")),
-        )
+        found, refusal = await database.read("start.look", _look)
     except CommitFailed as failed:
         if failed.sqlstate != _UNDEFINED_TABLE:
             raise CannotStartError(
                 f"the database at {database.address} can't be used: {failed.said or failed}"
             ) from failed
-        found = None
+        # Of a server that is too old `paymesh migrate` says so.
+        found = refusal = None
+    if refusal is not None:
+        raise CannotStartError(f"the database at {database.address} can't be used: {refusal}")
     needed = head_revision(service)
     if found is None or found < needed:
         raise CannotStartError(
             f"the database at {database.address} is at revision {found or 'none'} and this code"
             f" needs {needed}: run `paymesh migrate`"
         )
+
+
+async def _look(connection: AsyncConnection) -> tuple[str | None, str | None]:
+    """The schema's revision, and why the server won't do."""
+    row = (await connection.execute(_LOOK)).one_or_none()
+    return (None, None) if row is None else (row.version_num, refusal_of_server(row.server))

@@ -62,8 +62,13 @@ PageSize = Annotated[int, typer.Option("--page-size", min=0, help="How many at m
 PageToken = Annotated[
     str, typer.Option("--page-token", help="The next_page_token of the page before.")
 ]
+DayOption = Annotated[
+    str,
+    typer.Option("--date", metavar="DAY", help="YYYY-MM-DD, or today or yesterday (by UTC)."),
+]
 
 ORDER_FORM = "SELLER=AMOUNT:CURRENCY[:COMMISSION[:REFERENCE]]"
+_DAYS_AGO = {"today": 0, "yesterday": 1}
 
 
 def parse_order(text: str) -> NewOrder:
@@ -133,6 +138,18 @@ def parse_replicas(texts: Sequence[str]) -> dict[str, int]:
     return replicas
 
 
+def parse_without(texts: Sequence[str]) -> set[str]:
+    """The services that are left out. Raises CommandError for what is none."""
+    left_out = set(texts)
+    if unknown := sorted(left_out - set(PORT_OFFSETS)):
+        raise CommandError(
+            Exit.BAD_USAGE,
+            f"--without {unknown[0]!r}: there is no such service; there are "
+            f"{', '.join(PORT_OFFSETS)}",
+        )
+    return left_out
+
+
 def parse_metadata(texts: Sequence[str]) -> dict[str, str]:
     """Notes from `KEY=VALUE` each. Raises CommandError."""
     notes = {}
@@ -160,14 +177,14 @@ def parse_time(text: str | None) -> Timestamp | None:
 
 
 def parse_day(text: str) -> str:
-    """A day as YYYY-MM-DD, from that or from `yesterday` (by UTC). Raises CommandError."""
-    if text == "yesterday":
-        return (datetime.now(UTC).date() - timedelta(days=1)).isoformat()
+    """A day as YYYY-MM-DD, from that or from a word of _DAYS_AGO (by UTC). Raises CommandError."""
+    if text in _DAYS_AGO:
+        return (datetime.now(UTC).date() - timedelta(days=_DAYS_AGO[text])).isoformat()
     try:
         return date.fromisoformat(text).isoformat()
     except ValueError as error:
         raise CommandError(
-            Exit.BAD_USAGE, f"{text!r} is not a day, for example 2026-03-01 or yesterday"
+            Exit.BAD_USAGE, f"{text!r} is not a day, for example 2026-03-01, today or yesterday"
         ) from error
 
 

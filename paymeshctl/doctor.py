@@ -17,7 +17,13 @@ from rich.table import Table
 from mesh.clock import utc_now
 from mesh.errors import Code, MeshError
 from paymeshctl import render
-from paymeshctl.arguments import AsJson, CallerOption, TargetOption, TimeoutOption
+from paymeshctl.arguments import (
+    AsJson,
+    CallerOption,
+    TargetOption,
+    TimeoutOption,
+    parse_without,
+)
 from paymeshctl.client import DEFAULT_CALLER, Client, Target, parse_target
 from paymeshctl.exits import CommandError, Exit, reporting
 from paymeshctl.findings import Asked, Finding, findings_of, replica_counts, span
@@ -58,7 +64,10 @@ def doctor(
     by the name. Exits with 0 if all is well, 1 if there are findings, 3 if nobody answers.
     """
     with reporting(as_json=as_json):
-        services = [service for service in PORT_OFFSETS if service not in _left_out(without)]
+        left_out = parse_without(without or ())
+        if left_out == set(PORT_OFFSETS):
+            raise CommandError(Exit.BAD_USAGE, "--without names all services, so nobody is asked")
+        services = [service for service in PORT_OFFSETS if service not in left_out]
         request = pb.GetStatusRequest(attention_age=Duration(seconds=older_than))
         where = parse_target(target)
         with Client(where, caller=caller, timeout_s=timeout) as client:
@@ -71,19 +80,6 @@ def doctor(
     if not any(one.answered for one in asked):
         raise typer.Exit(Exit.UNREACHABLE)
     raise typer.Exit(Exit.NOT_DONE if found else Exit.OK)
-
-
-def _left_out(without: Sequence[str] | None) -> set[str]:
-    left_out = set(without or ())
-    if unknown := sorted(left_out - set(PORT_OFFSETS)):
-        raise CommandError(
-            Exit.BAD_USAGE,
-            f"--without {unknown[0]!r}: there is no such service; there are "
-            f"{', '.join(PORT_OFFSETS)}",
-        )
-    if left_out == set(PORT_OFFSETS):
-        raise CommandError(Exit.BAD_USAGE, "--without names all services, so nobody is asked")
-    return left_out
 
 
 def _ask_all(

@@ -20,6 +20,7 @@ from paymeshctl import render
 from paymeshctl.arguments import (
     AsJson,
     CallerOption,
+    DayOption,
     PageSize,
     PageToken,
     TargetOption,
@@ -40,9 +41,6 @@ INGEST_HELP = "Exit codes: 0 taken; 1 quarantined, waiting or refused; 2 bad arg
 app = typer.Typer(no_args_is_help=True, help="Settlement against the ledger.")
 
 SourceOption = Annotated[str, typer.Option("--source", help="The PSP or bank, by its name.")]
-DayOption = Annotated[
-    str, typer.Option("--date", metavar="DAY", help="YYYY-MM-DD, or yesterday (by UTC).")
-]
 
 RequestId = Annotated[
     str | None,
@@ -247,7 +245,7 @@ def resolve(
 def close(
     *,
     source: SourceOption,
-    day: Annotated[str, typer.Option("--date", metavar="YYYY-MM-DD", help="The day.")],
+    day: DayOption,
     actor: Annotated[str, typer.Option("--actor", help="Who closes it.")],
     request_id: RequestId = None,
     target: TargetOption = None,
@@ -263,7 +261,10 @@ def close(
     ):
         response = client.close_reconciled_day(
             pb.CloseDayRequest(
-                request_id=request_id, settlement_date=day, source=source, actor=actor
+                request_id=request_id,
+                settlement_date=parse_day(day),
+                source=source,
+                actor=actor,
             )
         )
     if as_json:

@@ -14,11 +14,11 @@ import typer
 from paymesh.reconciliation.v1 import reconciliation_service_pb2 as pb
 
 from paymeshctl import render
-from paymeshctl.arguments import CallerOption, TargetOption, TimeoutOption, parse_day
+from paymeshctl.arguments import CallerOption, DayOption, TargetOption, TimeoutOption, parse_day
 from paymeshctl.client import DEFAULT_CALLER, Client, parse_target
 from paymeshctl.day_report import page
 from paymeshctl.exits import CommandError, Exit, reporting
-from paymeshctl.reconcile import DayOption, SourceOption, all_breaks
+from paymeshctl.reconcile import SourceOption, all_breaks
 
 HELP = (
     "Exit codes: 0 the page is made, whatever it says; 1 refused, or the day has no run; 2 bad "

@@ -16,7 +16,13 @@ from rich.table import Table
 from ledger_svc.reconciliation import readers
 from mesh.money import format_minor
 from paymeshctl import render
-from paymeshctl.arguments import CallerOption, TargetOption, TimeoutOption
+from paymeshctl.arguments import (
+    CallerOption,
+    DayOption,
+    TargetOption,
+    TimeoutOption,
+    parse_day,
+)
 from paymeshctl.client import DEFAULT_CALLER, Client, parse_target
 from paymeshctl.exits import HELP, CommandError, Exit, reporting
 from paymeshctl.fetching import fetch_into
@@ -57,7 +63,7 @@ def inspect(
     f"{HELP}"
 )
 def fetch(
-    day: Annotated[str, typer.Option("--date", metavar="YYYY-MM-DD", help="The settlement day.")],
+    day: DayOption,
     *,
     source: Annotated[str, typer.Option(help="The PSP adapter.")] = "psp_stub",
     format_name: Annotated[
@@ -92,7 +98,7 @@ def fetch(
         if as_json and out is None:
             raise CommandError(Exit.BAD_USAGE, "--json needs --out")
         request = GetSettlementFileRequest(
-            settlement_date=day, format=format_name, revision=revision
+            settlement_date=parse_day(day), format=format_name, revision=revision
         )
         with Client(parse_target(target), caller=caller, timeout_s=timeout) as client:
             parts = client.get_settlement_file(source, request)

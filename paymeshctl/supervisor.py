@@ -101,7 +101,8 @@ class MeshConfig:
     on port_base + 6. admin_url: another PostgreSQL
     than the embedded one. database_urls: service → its URL on that one, where it is
     given. environment: what the services inherit. settings: defaults for variables that
-    `environment` does not have. replicas: service → how many of it; one where it is not named.
+    `environment` does not have. replicas: service → how many of it; one where it is not named,
+    and none of it where it is 0.
     traces_dir: a folder, which is there, for a file of spans of each instance; None: nobody
     writes any.
     """
@@ -192,7 +193,9 @@ class Mesh:
         """What its callers connect to: all replicas of a service. Raises StartError."""
         host = self._host(service)
         try:
-            return listed_target(host, [self.port(name) for name in self.instances(service)])
+            # Of a service that is left out its port, where it may come up by itself.
+            names = self.instances(service) or [service]
+            return listed_target(host, [self.port(name) for name in names])
         except ValueError:
             raise StartError(
                 f"{_prefix(service)}HOST is {host!r}; several replicas need an IP address there",
@@ -364,6 +367,7 @@ class Mesh:
         targets = {
             prefix + name: self.targets(peer) for name, peer in PEERS.get(service, {}).items()
         }
+        counts = ((name, len(self.instances(name))) for name in PORT_OFFSETS)
         folder = self._config.traces_dir
         traces = (
             {} if folder is None else {f"{prefix}TRACES_FILE": str(folder / f"{instance}.jsonl")}
@@ -375,7 +379,7 @@ class Mesh:
             **inherited,
             f"{prefix}PORT": str(self.port(instance)),
             f"{prefix}METRICS_PORT": str(self.metrics_port(instance)),
-            f"{prefix}REPLICAS": ",".join(f"{s}={len(self.instances(s))}" for s in PORT_OFFSETS),
+            f"{prefix}REPLICAS": ",".join(f"{name}={count}" for name, count in counts if count),
             f"{prefix}DATABASE_URL": self.database_urls[service],
         }
 

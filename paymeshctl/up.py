@@ -16,7 +16,7 @@ from typing import Annotated
 import typer
 
 from mesh.embedded import EmbeddedPostgresError, default_data_dir
-from paymeshctl.arguments import parse_replicas
+from paymeshctl.arguments import parse_replicas, parse_without
 from paymeshctl.databases import DatabaseSettings
 from paymeshctl.exits import CommandError, Exit, reporting
 from paymeshctl.ports import (
@@ -71,6 +71,14 @@ def up(
             f"{REPLICA_STRIDE} * n.",
         ),
     ] = None,
+    without: Annotated[
+        list[str] | None,
+        typer.Option(
+            "--without",
+            metavar="SERVICE",
+            help="Don't start it; its database is made and migrated all the same; repeatable.",
+        ),
+    ] = None,
     as_json: Annotated[
         bool, typer.Option("--json", help="Print each event as a JSON object in a line.")
     ] = False,
@@ -87,6 +95,9 @@ def up(
     signals = _StopSignals()
     with reporting(as_json=as_json):
         counts = parse_replicas(replicas or ())
+        left_out = parse_without(without or ())
+        if both := sorted(left_out & set(counts)):
+            raise CommandError(Exit.BAD_USAGE, f"{both[0]} is named by --replicas and --without")
         if port_base > max_port_base(counts):
             raise CommandError(
                 Exit.BAD_USAGE,
@@ -101,7 +112,7 @@ def up(
             admin_url=databases.admin_url,
             database_urls=databases.urls,
             settings=STUB_SETTINGS,
-            replicas=counts,
+            replicas=counts | dict.fromkeys(left_out, 0),
             traces_dir=_traces_dir(os.environ),
         )
         mesh = Mesh(config, say=voice.say, stop_requested=signals.received)

@@ -295,6 +295,52 @@ def test_a_password_file_that_is_not_there_is_told(folder: Path) -> None:
         assert "PAYMESH_DATABASE_PASSWORD_FILE: can't read" in refused.stderr
 
 
+def test_a_service_is_left_out_and_its_database_is_there(folder: Path) -> None:
+    data_dir = folder / "partly"
+    with UpProcess(data_dir, without=["payment", "psp_stub"]) as up:
+        ready = up.wait_until_ready()
+        assert set(ready["endpoints"]) == set(ready["metrics"]) == {"executor", "wallet", "ledger"}
+        assert is_free(up.port_base + 1)
+        assert up.run("ledger", "trial-balance").returncode == 0
+        looked = up.run("doctor", "--without", "payment", "--without", "psp_stub")
+        assert looked.returncode == 0, looked.stdout
+        # As the runbook has it: what the executor forgot is told before payment serves.
+        environment = clean_environment()
+        for service in ("payment", "executor"):
+            variable = f"PAYMESH_{service.upper()}_DATABASE"
+            address = f"127.0.0.1:{up.port_base + 6}"
+            environment[f"{variable}_URL"] = f"postgresql://postgres@{address}/paymesh_{service}"
+            environment[f"{variable}_PASSWORD_FILE"] = str(data_dir / "postgres.password")
+        tool = Path(__file__).resolve().parents[2] / "tools" / "restore_intents.py"
+        told = subprocess.run(
+            [sys.executable, str(tool), "--source", "psp_stub", "--apply"],
+            env=environment,
+            capture_output=True,
+            text=True,
+            timeout=30,
+            check=False,
+        )
+        assert (told.returncode, told.stdout) == (0, "0 operations written\n")
+        up.send(signal.SIGTERM)
+        assert up.end()[0] == 0
+
+
+@pytest.mark.parametrize(
+    ("options", "says"),
+    [
+        (("--without", "bank"), "there is no such service"),
+        (("--without", "payment", "--replicas", "payment=2"), "--replicas and --without"),
+    ],
+)
+def test_what_can_t_be_left_out_is_refused(
+    folder: Path, options: tuple[str, ...], says: str
+) -> None:
+    refused = run("up", "--data-dir", str(folder / "none"), *options)
+    assert refused.returncode == 2
+    assert says in refused.stderr
+    assert not (folder / "none").exists()
+
+
 def test_replicas_serve_on_ports_of_their_own_and_each_is_started_again(folder: Path) -> None:
     data_dir = folder / "replicas"
     with UpProcess(data_dir, replicas={"payment": 2, "executor": 2}) as up:

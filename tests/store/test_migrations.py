@@ -13,6 +13,7 @@ from alembic.script import ScriptDirectory
 from psycopg import sql
 from sqlalchemy import make_url
 
+from mesh import migrations
 from mesh.migrations import PACKAGES, ProvisionError, head_revision, provision
 from tests.support.postgres import PostgresServer
 
@@ -243,6 +244,27 @@ def test_a_server_that_is_down_and_a_wrong_password_are_told_apart(
         assert raised.value.unreachable is unreachable
         assert "wrong" not in str(raised.value)
         assert "\n" not in str(raised.value)
+
+
+@pytest.mark.parametrize("version", [150_004, 170_010])
+def test_an_older_postgresql_is_refused(version: int) -> None:
+    refused = f"the server is PostgreSQL {version // 10_000}; Paymesh needs 18 or newer"
+    assert migrations.refusal_of_server(version) == refused
+    assert migrations.refusal_of_server(180_000) is None
+
+
+def test_nothing_is_made_on_an_older_postgresql(
+    postgres_server: PostgresServer, prefix: str, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(migrations, "_OLDEST_SERVER", 99)
+    with pytest.raises(ProvisionError, match="needs 99 or newer") as raised:
+        provision(postgres_server.admin_url, prefix=prefix, services=["wallet"])
+    assert not raised.value.unreachable
+    with psycopg.connect(postgres_server.admin_url) as connection:
+        made = connection.execute(
+            "SELECT FROM pg_database WHERE datname = %s", (f"{prefix}_wallet",)
+        )
+        assert made.fetchall() == []
 
 
 def test_there_are_only_the_services_that_there_are(postgres_server: PostgresServer) -> None:

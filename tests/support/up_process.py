@@ -7,7 +7,7 @@ import os
 import signal
 import subprocess
 import sys
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Mapping, Sequence
 from pathlib import Path
 from typing import Any, Self
 
@@ -29,6 +29,7 @@ class UpProcess:
         environment: Mapping[str, str] | None = None,
         as_json: bool = True,
         replicas: Mapping[str, int] | None = None,
+        without: Sequence[str] = (),
     ) -> None:
         self.port_base = free_port_base(40 if replicas else 9) if port_base is None else port_base
         self.lines: list[str] = []
@@ -38,6 +39,7 @@ class UpProcess:
                 *PAYMESH,
                 *("up", "--data-dir", str(data_dir), "--port-base", str(self.port_base)),
                 *(f"--replicas={service}={count}" for service, count in (replicas or {}).items()),
+                *(f"--without={service}" for service in without),
                 *(("--json",) if as_json else ()),
             ],
             env=clean_environment() | dict(environment or {}),

@@ -373,7 +373,7 @@ def test_a_mesh_that_is_away_leaves_no_file(mesh: FakeMesh, tmp_path: Path) -> N
     [
         (("--date", "2026-02-30", "--source", "psp_stub"), "is not a day"),
         (("--date", "", "--source", "psp_stub"), "is not a day"),
-        (("--date", "today", "--source", "psp_stub"), "is not a day"),
+        (("--date", "tomorrow", "--source", "psp_stub"), "is not a day"),
         (("--source", ""), "--source"),
         ((), "--source"),
         (("--source", "psp_stub", "--target", "nowhere"), "HOST:PORT_BASE"),
@@ -430,7 +430,7 @@ def test_a_run_that_could_not_is_2_whatever_the_reason(
     assert error.reason in result.stderr
 
 
-@pytest.mark.parametrize("day", ["2026-02-30", "", "today"])
+@pytest.mark.parametrize("day", ["2026-02-30", "", "tomorrow"])
 def test_a_day_that_is_none_runs_nothing(mesh: FakeMesh, day: str) -> None:
     result = mesh.run("reconcile", "run", "--date", day, "--source", "psp_stub").result(10)
     assert result.exit_code == 2

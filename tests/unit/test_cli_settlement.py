@@ -5,20 +5,27 @@ from __future__ import annotations
 import hashlib
 import json
 from concurrent.futures import Future
+from datetime import UTC, datetime, timedelta
 from pathlib import Path
 
 import grpc
 import pytest
 from paymesh.psp.v1 import psp_service_pb2 as pb
 from paymesh.psp.v1 import psp_stub_control_service_pb2 as stub_pb
+from paymesh.reconciliation.v1 import reconciliation_service_pb2 as reconciliation_pb
 from typer.testing import Result
 
 from mesh.errors import MeshError, Reason, Violation, validation_failed
 from tests.support.fake_channel import FakeMesh, TakenStream
 
 STUB = "127.0.0.1:50055"
+LEDGER = "127.0.0.1:50054"
 PSP_RPC = pb.DESCRIPTOR.services_by_name["PspService"].methods_by_name
 CONTROL_RPC = stub_pb.DESCRIPTOR.services_by_name["PspStubControlService"].methods_by_name
+CLOSE_RPC = reconciliation_pb.DESCRIPTOR.services_by_name["ReconciliationService"].methods_by_name[
+    "CloseDay"
+]
+CLOSE = ("--source", "psp_stub", "--actor", "ada")
 FETCH = ("settle", "fetch", "--date", "2026-03-01")
 HEADER = pb.GetSettlementFileResponse(
     header=pb.SettlementFileHeader(
@@ -153,6 +160,7 @@ def test_a_refusal_is_told_with_its_reason(
         (("--json",), "--json needs --out"),
         (("--revision", "-1"), "revision"),
         (("--target", "nowhere"), "HOST:PORT_BASE"),
+        (("--date", "tomorrow"), "is not a day"),
     ],
 )
 def test_bad_arguments_ask_nobody(mesh: FakeMesh, more: tuple[str, ...], said: str) -> None:
@@ -169,6 +177,28 @@ def test_a_place_that_can_not_be_written(mesh: FakeMesh, tmp_path: Path) -> None
     result = run.result(10)
     assert result.exit_code == 2
     assert "FILE_NOT_WRITABLE" in result.stderr
+
+
+def test_a_day_may_be_a_word(mesh: FakeMesh) -> None:
+    before = datetime.now(UTC).date()
+    _, request = fetched(mesh, "--date", "today")
+    assert request.settlement_date in {str(before), str(datetime.now(UTC).date())}
+
+
+def test_a_day_is_closed_by_a_word(mesh: FakeMesh) -> None:
+    before = datetime.now(UTC).date()
+    run = mesh.run("reconcile", "close", *CLOSE, "--date", "yesterday")
+    call = mesh.take(run, LEDGER, CLOSE_RPC)
+    call.answer(reconciliation_pb.CloseDayResponse())
+    assert run.result(10).exit_code == 0
+    days = {str(day - timedelta(days=1)) for day in (before, datetime.now(UTC).date())}
+    assert call.request.settlement_date in days
+
+
+def test_a_day_that_is_none_is_not_closed(mesh: FakeMesh) -> None:
+    result = mesh.run("reconcile", "close", *CLOSE, "--date", "tomorrow").result(10)
+    assert result.exit_code == 2
+    assert "'tomorrow' is not a day" in result.stderr
 
 
 # --- stub ------------------------------------------------------------------------------

@@ -74,6 +74,8 @@ def test_all_services_run_from_one_image() -> None:
     containers = {name.replace("_", "-") for name in OURS}
     assert set(SERVICES) == containers | {"postgres", "migrate", "reconcile"}
     assert len({SERVICES[name]["image"] for name in containers | {"migrate", "reconcile"}}) == 1
+    # By default what `docker compose build` makes; a release is another tag.
+    assert SERVICES["migrate"]["image"] == "${PAYMESH_IMAGE:-paymesh:local}"
     assert SERVICES["postgres"]["image"] == f"postgres:{POSTGRES_MAJOR}"
 
 

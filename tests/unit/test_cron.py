@@ -118,7 +118,7 @@ def test_the_cron_job_runs_the_same_one_at_a_time() -> None:
     assert JOB["spec"]["schedule"].split() == line().split()[:5]
     [container] = POD["containers"]
     assert container["command"] == RUN
-    assert container["image"] == COMPOSE["services"]["reconcile"]["image"]
+    assert COMPOSE["services"]["reconcile"]["image"] == f"${{PAYMESH_IMAGE:-{container['image']}}}"
     environment = COMPOSE["services"]["reconcile"]["environment"]
     assert {one["name"]: one["value"] for one in container["env"]} == environment
 

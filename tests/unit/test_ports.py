@@ -46,6 +46,7 @@ def test_a_name_tells_service_and_number() -> None:
 def test_all_ports_of_the_highest_base_exist() -> None:
     assert max_port_base({}) == MAX_PORT_BASE
     assert max_port_base({"payment": 1}) == MAX_PORT_BASE
+    assert max_port_base({"payment": 0}) == MAX_PORT_BASE
     assert max_port_base({"payment": 2, "wallet": 3}) + port_offset("wallet", 2) + 10 == 65535
 
 

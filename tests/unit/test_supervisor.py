@@ -43,6 +43,7 @@ def mesh_of(replicas: Mapping[str, int], **environment: str) -> Mesh:
     [
         ({}, 5, 1),
         ({"payment": 2}, 6, 1),
+        ({"payment": 0, "ledger": 0}, 3, 0),
         ({"ledger": MAX_REPLICAS}, 4 + MAX_REPLICAS, MAX_REPLICAS),
         (dict.fromkeys(PORT_OFFSETS, MAX_REPLICAS), 40, MAX_REPLICAS),
     ],
@@ -116,6 +117,14 @@ def test_callers_are_told_of_all_replicas_and_everybody_of_how_many_there_are() 
     second = mesh._environment("executor-1")
     assert second["PAYMESH_EXECUTOR_PORT"] == "50072"
     assert second["PAYMESH_EXECUTOR_REPLICAS"] == settings["PAYMESH_PAYMENT_REPLICAS"]
+
+
+def test_a_service_that_is_left_out_is_not_counted_and_called_where_it_would_be() -> None:
+    mesh = mesh_of({"payment": 0, "psp_stub": 0, "wallet": 2})
+    assert mesh.instances(*PORT_OFFSETS) == ["executor", "wallet", "wallet-1", "ledger"]
+    settings = mesh._environment("executor")
+    assert settings["PAYMESH_EXECUTOR_PSP_TARGET"] == "127.0.0.1:50055"
+    assert settings["PAYMESH_EXECUTOR_REPLICAS"] == "executor=1,wallet=2,ledger=1"
 
 
 def test_a_target_of_the_users_goes_before_ours() -> None:

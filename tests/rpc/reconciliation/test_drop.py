@@ -168,6 +168,8 @@ async def test_what_can_t_be_used_is_moved_to_refused_with_the_reason(
         kept = drop.put("day.csv", content)
         good = drop.put("good.csv", a_day())
         await eventually(lambda: drop.names("done") == {good})
+        # The line comes after the move.
+        await eventually(lambda: [line["event"] for line in lines].count("drop_taken") == 2)
     taken = {line["moved_to"]: line for line in lines if line["event"] == "drop_taken"}
     assert taken[f"refused/{kept}"]["log_level"] == "warning"
     assert taken[f"done/{good}"]["log_level"] == "info"

@@ -11,6 +11,7 @@ import psycopg
 import pytest
 from sqlalchemy import make_url
 
+from mesh import migrations
 from mesh.db import Database
 from mesh.migrations import head_revision
 from mesh.server import CannotStartError
@@ -81,6 +82,11 @@ async def test_an_empty_database(postgres_server: PostgresServer) -> None:
     message = await refusal(postgres_server.create_database())
     assert "at revision none" in message
     assert "run `paymesh migrate`" in message
+
+
+async def test_a_server_that_is_too_old(migrated: str, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(migrations, "_OLDEST_SERVER", 99)
+    assert "Paymesh needs 99 or newer" in await refusal(migrated)
 
 
 async def test_a_server_that_is_down() -> None:
