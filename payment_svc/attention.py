@@ -47,7 +47,7 @@ _ADVICE_FOR_PARKED: Mapping[str, str] = {
     "OUTCOME_UNKNOWN": "Ask the PSP's support whether it took the money; it is also asked by "
     f"itself now and then. {_SHOWS} the order. When the PSP knows, {_RETRY}.",
     "WRONG_AMOUNT": f"The PSP took another amount than asked; {_SHOWS} both. If its adapter "
-    f"told it wrong, mend that, {_RETRY}. If the money is given back at the PSP, don't retry.",
+    f"was wrong, mend it, {_RETRY}; not after a refund.",
     "PSP_REFUSED_REQUEST": "The PSP takes the request for wrong and did nothing; "
     f"{_SHOWS} why. Correct the adapter, {_RETRY}.",
     "CONTRADICTED": "The PSP said captured, and later declined: ask its support which is true. "
