@@ -327,13 +327,14 @@ def settled_driven_again(patch: Patch) -> None:
     The evidence loop takes it for one whose outcome is not known.
     """
     failed, unknown = OperationState.FAILED.value, OperationState.UNKNOWN.value
-    states = (f"state = {unknown}", f"state IN ({failed}, {unknown})")
+    told = f"state IN ({failed}, {unknown})"
     orders = (
         f"q.state = {OrderState.UNKNOWN.value}\n",
         f"q.state IN ({OrderState.UNKNOWN.value}, {OrderState.DECLINED.value})\n",
     )
-    swap(patch, store_reconciliation, "_UNKNOWN", states, orders)
-    swap(patch, store, "_TAKE_UNKNOWN", states)
+    swap(patch, store_reconciliation, "_UNKNOWN", (f"state = {unknown}", told), orders)
+    taken = f"state IN ({OperationState.PENDING.value}, {unknown})"
+    swap(patch, store, "_TAKE_UNKNOWN", (taken, told))
     patch.setattr(recovery, "ENDED_STATES", frozenset())
 
 
