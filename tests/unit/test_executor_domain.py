@@ -289,6 +289,13 @@ def test_a_differing_field_is_named(change: dict[str, Any], field: str) -> None:
     assert domain.differences(OPERATION._replace(**change), OPERATION) == (field,)
 
 
+def test_what_is_definite_says_more_than_what_is_pending_and_that_more_than_the_rest() -> None:
+    definite = {Outcome.CAPTURED, Outcome.DECLINED, Outcome.WRONG_AMOUNT}
+    for outcome in Outcome:
+        expected = 2 if outcome in definite else 1 if outcome is Outcome.PENDING else 0
+        assert Finding(outcome).strength == expected
+
+
 def test_the_same_operation_differs_in_nothing() -> None:
     assert domain.differences(OPERATION._replace(), OPERATION) == ()
 

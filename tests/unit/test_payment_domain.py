@@ -249,7 +249,13 @@ def test_an_order_goes_onto_the_conveyor_as_it_was_asked_for() -> None:
 def test_a_first_trip_is_nobody_s_restart_and_brings_no_evidence() -> None:
     (item,) = items_of(payment(), epoch=1)
     assert item.restart is False
+    assert item.captured is False
     assert item.settled is None
+
+
+def test_a_trip_is_its_operation_s_by_owner_and_attempt() -> None:
+    (item,) = items_of(payment(), epoch=7)
+    assert item.trip == (item.operation_id, 7, 0)
 
 
 def test_an_item_s_ids_are_those_of_the_log() -> None:
