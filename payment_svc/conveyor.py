@@ -242,8 +242,11 @@ def _result(item: Item, outcome: Outcome, problem: MeshError | None) -> tuple[Re
             return Result.PARKED, "CONTRADICTED: captured before, and now said to be declined"
         case Pending() | Unknown() if item.state is OrderState.CAPTURED:
             return Result.DELAYED, None
+        # It is parked after its capture: the lack of evidence changes neither that nor its reason.
         case Pending() if item.captured:
             return Result.UNKNOWN, None
+        case Parked(poll=True) if item.captured and item.state is OrderState.PARKED:
+            return Result.PARKED, None
         case Captured() if problem is None:
             return Result.BOOKED, ""
         case Captured() if problem is not None and problem.is_permanent:

@@ -240,7 +240,9 @@ async def test_a_capture_that_is_contradicted_is_parked_and_never_declined(world
     await world.quiet()
 
 
-@pytest.mark.parametrize("step", [declined, pending, unknown])
+@pytest.mark.parametrize(
+    "step", [declined, pending, unknown, parked(poll=True, reason="OUTCOME_UNKNOWN: too late")]
+)
 async def test_a_contradicted_capture_that_is_retried_stays_what_it_is(
     world: World, step: Step
 ) -> None:
